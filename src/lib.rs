@@ -1,0 +1,7 @@
+//! tributary pools a household's uplinks: peers on a LAN lend each other their ways out to the internet and stripe
+//! one download over all of them. The binary is a thin `main`; tests and benches use this library.
+//!
+//! Start reading in ARCHITECTURE.md.
+
+pub mod task;
+pub mod types;
