@@ -5,3 +5,4 @@
 
 pub mod task;
 pub mod types;
+pub mod uplink;
