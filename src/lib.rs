@@ -6,3 +6,4 @@
 pub mod lane;
 pub mod task;
 pub mod types;
+pub mod uplink;
