@@ -4,5 +4,6 @@
 //! Start reading in ARCHITECTURE.md.
 
 pub mod identity;
+pub mod link;
 pub mod task;
 pub mod types;
