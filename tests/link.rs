@@ -106,8 +106,13 @@ async fn peers_that_dial_each_other_at_once_end_with_one_link() {
         let _ = tokio::join!(a.links.dial(&to_b), b.links.dial(&to_a));
         let ids = [a.id, b.id];
         for (from, to) in [(&mut a, ids[1]), (&mut b, ids[0])] {
-            assert!(matches!(from.event().await, LinkEvent::Up(link) if link.peer() == to));
-            assert_eq!(from.links.all().len(), 1);
+            // The link that lost may have been there first; its end is followed by the one that stays.
+            loop {
+                if let [link] = from.links.all().as_slice() {
+                    break assert_eq!(link.peer(), to);
+                }
+                from.event().await;
+            }
         }
         a.tasks.stop(Duration::from_secs(2)).await;
         b.tasks.stop(Duration::from_secs(2)).await;
