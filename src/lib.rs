@@ -3,7 +3,10 @@
 //!
 //! Start reading in ARCHITECTURE.md.
 
+pub mod identity;
 pub mod lane;
+pub mod link;
+pub mod relay;
 pub mod task;
 pub mod types;
 pub mod uplink;

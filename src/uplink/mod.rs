@@ -9,9 +9,12 @@
 
 mod build;
 mod connect;
+pub mod dial;
 mod kind;
 mod lan;
+pub mod limit;
 mod netlink;
+pub mod resolve;
 mod watch;
 
 use std::fmt;

@@ -1,0 +1,5 @@
+//! temporary
+pub mod cidr;
+pub mod egress;
+pub mod name;
+mod special;
