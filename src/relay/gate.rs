@@ -56,7 +56,7 @@ impl Default for Limits {
 
 /// Keeps the limits. Every [`Gate::enter`] that succeeds must be followed by one [`Gate::leave`].
 #[derive(Debug)]
-pub struct Gate {
+pub(super) struct Gate {
     limits: Limits,
     open: usize,
     /// All peers together may dial this often: many identities must not add up to a scan.
@@ -76,11 +76,11 @@ struct Peer {
 
 /// A limit is reached; later it may not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub(super) struct Full;
 
 impl Gate {
     /// Nothing lent yet.
-    pub fn new(limits: Limits, now: Instant) -> Self {
+    pub(super) fn new(limits: Limits, now: Instant) -> Self {
         let share = limits.tunnels.div_ceil(limits.tunnels_per_peer.max(1)) as u64;
         let dials = bucket(limits.dials * share, limits.dial_burst * share, now);
         Self {
@@ -95,7 +95,7 @@ impl Gate {
     ///
     /// # Errors
     /// A limit is reached.
-    pub fn enter(&mut self, peer: PeerId, now: Instant) -> Result<(), Full> {
+    pub(super) fn enter(&mut self, peer: PeerId, now: Instant) -> Result<(), Full> {
         let (open, most) = (self.open, self.limits.tunnels_per_peer);
         if open >= self.limits.tunnels {
             return Err(Full);
@@ -112,7 +112,7 @@ impl Gate {
     }
 
     /// Gives the place back.
-    pub fn leave(&mut self, peer: PeerId) {
+    pub(super) fn leave(&mut self, peer: PeerId) {
         self.open = self.open.saturating_sub(1);
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.open = peer.open.saturating_sub(1);
@@ -123,7 +123,7 @@ impl Gate {
     ///
     /// # Errors
     /// It had too many different ones dialled.
-    pub fn destination(&mut self, peer: PeerId, address: IpAddr, now: Instant) -> Result<(), Full> {
+    pub(super) fn destination(&mut self, peer: PeerId, address: IpAddr, now: Instant) -> Result<(), Full> {
         let most = self.limits.destinations;
         let peer = known(&mut self.peers, &self.limits, peer, now).ok_or(Full)?;
         if now.saturating_duration_since(peer.counted_since) >= DESTINATIONS_PER {
@@ -138,7 +138,7 @@ impl Gate {
     }
 
     /// Whether a line about this peer may go to the log.
-    pub fn may_log(&mut self, peer: PeerId, now: Instant) -> bool {
+    pub(super) fn may_log(&mut self, peer: PeerId, now: Instant) -> bool {
         known(&mut self.peers, &self.limits, peer, now).is_some_and(|peer| peer.lines.take(1, now).is_ok())
     }
 }

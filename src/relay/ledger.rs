@@ -1,6 +1,6 @@
 //! What was lent to whom: counters that run while the bytes flow.
 //!
-//! Invariant: bounded. Peers beyond [`MAX_PEERS`] are counted together, so that sums stay right.
+//! Invariant: bounded. Peers beyond `MAX_PEERS` are counted together, so that sums stay right.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

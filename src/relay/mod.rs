@@ -279,7 +279,7 @@ impl Relay {
             let _ = socket2::SockRef::from(stream.inner()).set_linger(None);
         }
         if self.may_log(peer) {
-            tracing::debug!(peer = %peer.short(), uplink = %origin.uplink.name, ?end, "a tunnel ended");
+            tracing::debug!(peer = %peer.short(), uplink = %origin.uplink.name, %end, "a tunnel ended");
         }
         end
     }

@@ -1,9 +1,10 @@
 //! Moves a tunnel's bytes both ways until both ends have ended, one broke, or nothing moved for too long.
 //!
 //! Half-close is carried on: one end's end of stream shuts down the other's writing side, and the other direction goes
-//! on. Back-pressure is the sockets' own: nothing is read that was not written on. Invariant: at most [`BUFFER`] bytes
+//! on. Back-pressure is the sockets' own: nothing is read that was not written on. Invariant: at most `BUFFER` bytes
 //! are held in each direction, and a splice ends `idle` after its last byte, and after `life` in any case.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +17,11 @@ use tokio::time::Instant;
 use crate::relay::ledger::Entry;
 
 /// Held in each direction: a segmented burst of the kernel's, so that a fast origin costs few calls.
-pub const BUFFER: usize = 64 << 10;
+const BUFFER: usize = 64 << 10;
 
 /// How a splice ended.
 #[derive(Debug)]
-pub enum End {
+pub(super) enum End {
     /// Both directions came to their ends.
     Closed,
     /// One end broke off: the other must be broken off too, never ended as if all was well.
@@ -29,6 +30,17 @@ pub enum End {
     Idle,
     /// Its time is over.
     Old,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::Broken(error) => write!(f, "broken off: {error}"),
+            Self::Idle => f.write_str("idle for too long"),
+            Self::Old => f.write_str("open for too long"),
+        }
+    }
 }
 
 /// Splices until the end. The caller then drops both, and resets what was not [`End::Closed`].
