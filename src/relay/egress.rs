@@ -36,7 +36,7 @@ pub enum Why {
 /// Which range it lies in.
 pub fn is_public(ip: IpAddr) -> Result<(), Why> {
     let ip = canonical(ip);
-    if let IpAddr::V6(_) = ip {
+    if ip.is_ipv6() {
         special(V6, ip)?;
         if !UNICAST.contains(ip) && !NAT64.contains(ip) {
             return Err(Why::Unassigned);
@@ -49,7 +49,7 @@ pub fn is_public(ip: IpAddr) -> Result<(), Why> {
 }
 
 /// The address that a connection to `ip` really goes to: a v4-mapped one is IPv4.
-pub fn canonical(ip: IpAddr) -> IpAddr {
+fn canonical(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
 }
 
@@ -124,9 +124,8 @@ impl Filter {
         }
         is_public(ip)?;
         around.check(ip)?;
-        match inner(ip) {
-            Some(v4) => around.check(IpAddr::V4(v4))?,
-            None => {}
+        if let Some(v4) = inner(ip) {
+            around.check(IpAddr::V4(v4))?;
         }
         Ok(ip)
     }

@@ -88,7 +88,7 @@ mod tests {
     /// Connects after `ms` milliseconds if the port is even, else fails then; notes when it began.
     async fn scripted(to: SocketAddr, ms: u64) -> io::Result<u16> {
         tokio::time::sleep(Duration::from_millis(ms)).await;
-        if to.port() % 2 == 0 {
+        if to.port().is_multiple_of(2) {
             Ok(to.port())
         } else {
             Err(io::Error::other("odd"))
