@@ -20,8 +20,18 @@
 //!
 //! Invariants: one lab at a time in a process; when it is dropped, also by a panic, its processes are dead.
 
-#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file is a crate and uses a part of it")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a lab that cannot be built fails its test")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each test file is a crate and uses a part of it"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a lab that cannot be built fails its test"
+)]
 
 mod net;
 pub mod ns;
@@ -34,6 +44,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
 use std::thread::{self, JoinHandle};
@@ -54,6 +65,8 @@ pub use wire::{Carried, Uplink, Wire, uplink};
 
 /// Where the LAN's switch has its ports.
 const SWITCH: &str = "lan";
+/// An address of the internet without an origin, for whatever a test wants there.
+pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 /// The metric of `wan0`'s default route; each further uplink's is 100 higher.
 const METRIC: u32 = 100;
 
@@ -86,7 +99,10 @@ impl Lab {
             Ok(()) => Some(Self::build(alone).unwrap()),
             Err(why) => {
                 let required = std::env::var("TRIBUTARY_LAB").is_ok_and(|value| value == "required");
-                assert!(!required, "TRIBUTARY_LAB=required, but there are no network namespaces: {why}");
+                assert!(
+                    !required,
+                    "TRIBUTARY_LAB=required, but there are no network namespaces: {why}"
+                );
                 figure(format_args!("skipped: no network namespaces ({why})"));
                 None
             }
@@ -98,14 +114,18 @@ impl Lab {
         let files = directory.path().to_owned();
         fs::write(files.join("hosts"), "127.0.0.1 localhost\n")?;
         // Nobody listens there, which is known at once: names that are not in `hosts` fail fast.
-        fs::write(files.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
+        fs::write(
+            files.join("resolv.conf"),
+            "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+        )?;
         fs::write(files.join("nsswitch.conf"), "hosts: files dns\n")?;
         let authority = Arc::new(Authority::new().map_err(io::Error::other)?);
         fs::write(files.join("roots.pem"), authority.pem())?;
         let internet = Arc::new(Namespace::network()?);
         internet.run(|| {
             net::tune();
-            net::set_up("lo", true)
+            net::set_up("lo", true)?;
+            net::add_address("lo", INTERNET, 32)
         })?;
         let switch = Arc::new(Namespace::network()?);
         switch.run(|| {
@@ -160,18 +180,43 @@ impl Lab {
     pub fn origin_with(&self, name: &str, options: Options) -> Origin {
         let address = Ipv4Addr::new(203, 0, 113, 1 + self.origins.fetch_add(1, Ordering::Relaxed));
         self.internet.run(|| net::add_address("lo", address, 32)).unwrap();
-        let mut hosts = fs::OpenOptions::new().append(true).open(self.files.join("hosts")).unwrap();
+        let mut hosts = fs::OpenOptions::new()
+            .append(true)
+            .open(self.files.join("hosts"))
+            .unwrap();
         writeln!(hosts, "{address} {name}").unwrap();
-        Origin::start(name, address, self.internet.clone(), self.authority.clone(), options)
+        Origin::start(
+            name,
+            address,
+            self.internet.clone(),
+            self.authority.clone(),
+            options,
+        )
+    }
+
+    /// Does `work` in a thread of the internet's namespace, which always has [`INTERNET`], and waits for it.
+    #[track_caller]
+    pub fn outside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
+        self.internet.run(work).unwrap()
+    }
+
+    /// A program that will run in the internet's namespace; see [`Peer::command`] for how long.
+    #[track_caller]
+    pub fn command_outside(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        self.internet.prepare(&mut command).unwrap();
+        command
     }
 
     /// What all wires have carried so far.
     pub fn carried(&self) -> Carried {
         let wires = self.peers.iter().flat_map(|peer| &peer.wires);
-        wires.map(|(wire, _)| wire.carried()).fold(Carried::default(), |sum, more| Carried {
-            down: sum.down + more.down,
-            up: sum.up + more.up,
-        })
+        wires
+            .map(|(wire, _)| wire.carried())
+            .fold(Carried::default(), |sum, more| Carried {
+                down: sum.down + more.down,
+                up: sum.up + more.up,
+            })
     }
 
     /// The PEM file with the authority that all origins' certificates are signed by.
@@ -182,7 +227,10 @@ impl Lab {
     /// The ids of all its networks, see [`Namespace::id`].
     pub fn networks(&self) -> Vec<u64> {
         let peers = self.peers.iter().map(|peer| &peer.namespace);
-        peers.chain([&self.internet, &self.switch]).flat_map(|namespace| namespace.id()).collect()
+        peers
+            .chain([&self.internet, &self.switch])
+            .flat_map(|namespace| namespace.id())
+            .collect()
     }
 
     fn add(&mut self, name: &str, uplinks: &[Uplink]) -> io::Result<()> {
@@ -201,7 +249,8 @@ impl Lab {
             net::tune();
             net::set_up("lo", true)
         })?;
-        self.switch.run(|| net::cable(&port, SWITCH, "lan0", &namespace))?;
+        self.switch
+            .run(|| net::cable(&port, SWITCH, "lan0", &namespace))?;
         namespace.run(|| {
             net::add_address("lan0", lan, 24)?;
             net::set_up("lan0", true)
@@ -233,22 +282,24 @@ impl Lab {
         let near = format!("wan{place}");
         let peer_end = peer.run(|| {
             let device = net::tun(&near)?;
-            net::lengthen_queue(&near)?;
             net::add_address(&near, address, 32)?;
-            net::set_up(&near, true)?;
+            net::start_tun(&near)?;
             default_route(place)?;
             Ok(device)
         })?;
         let far = format!("line{number}");
         let internet_end = self.internet.run(|| {
             let device = net::tun(&far)?;
-            net::lengthen_queue(&far)?;
-            net::set_up(&far, true)?;
+            net::start_tun(&far)?;
+            net::check_sources(&far)?;
             net::add_route(&far, address, 32, 0)?;
             Ok(device)
         })?;
         self.wires += 1;
-        Ok((self.forwarder.add(number, internet_end, peer_end, uplink), address))
+        Ok((
+            self.forwarder.add(number, internet_end, peer_end, uplink),
+            address,
+        ))
     }
 }
 
@@ -268,7 +319,10 @@ impl Drop for Lab {
         }
         if std::env::var_os("TRIBUTARY_LAB_KEEP").is_some() {
             let kept = self.directory.take().map(TempDir::keep);
-            figure(format_args!("the lab's files are in {}", kept.unwrap_or_default().display()));
+            figure(format_args!(
+                "the lab's files are in {}",
+                kept.unwrap_or_default().display()
+            ));
         }
     }
 }
@@ -296,17 +350,26 @@ impl Origin {
         let (own_tasks, own_name) = (tasks.clone(), name.to_owned());
         let serve = move || {
             internet.enter().unwrap();
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(async {
                 let bind = SocketAddr::from((address, 443));
-                let origin = origin::Origin::start(bind, &[&own_name], &authority, options, &own_tasks).unwrap();
+                let origin =
+                    origin::Origin::start(bind, &[&own_name], &authority, options, &own_tasks).unwrap();
                 started.send(Arc::new(origin)).unwrap();
                 own_tasks.token().cancelled().await;
             });
         };
         let thread = thread::Builder::new().name("origin".into()).spawn(serve).unwrap();
         let origin = start.recv().expect("the origin did not start");
-        Self { name: name.to_owned(), origin, tasks, thread: Some(thread) }
+        Self {
+            name: name.to_owned(),
+            origin,
+            tasks,
+            thread: Some(thread),
+        }
     }
 
     /// The URL of a file of that size: `64MiB`, `1000`.
@@ -317,8 +380,14 @@ impl Origin {
     /// The SHA-256 of the file of that size, in hex.
     #[track_caller]
     pub fn sha256(&self, size: &str) -> String {
-        let bytes = size.parse().unwrap_or_else(|_| size.parse::<ByteSize>().unwrap().0);
-        self.origin.content_sha256(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+        let bytes = size
+            .parse()
+            .unwrap_or_else(|_| size.parse::<ByteSize>().unwrap().0);
+        self.origin
+            .content_sha256(bytes)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// Requests answered so far.

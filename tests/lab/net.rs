@@ -26,12 +26,13 @@ pub fn tun(name: &str) -> io::Result<File> {
         *field = byte.cast_signed();
     }
     let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-    let request = libc::ifreq { ifr_name: name_field, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
+    let request = libc::ifreq {
+        ifr_name: name_field,
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags },
+    };
     #[expect(unsafe_code, reason = "neither std nor nix wraps TUNSETIFF")]
     // SAFETY: the descriptor is open and `request` outlives the call, which reads one `ifreq` from it.
-    unsafe {
-        tunsetiff(file.as_raw_fd(), &raw const request as libc::c_ulong)
-    }?;
+    unsafe { tunsetiff(file.as_raw_fd(), &raw const request as libc::c_ulong) }?;
     let flags = nix::fcntl::OFlag::O_NONBLOCK;
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETFL(flags))?;
     Ok(file)
@@ -39,12 +40,24 @@ pub fn tun(name: &str) -> io::Result<File> {
 
 /// A switch.
 pub fn bridge(name: &'static str) -> io::Result<()> {
-    netlink(async |handle| handle.link().add(LinkBridge::new(name).up().build()).execute().await)
+    netlink(async |handle| {
+        handle
+            .link()
+            .add(LinkBridge::new(name).up().build())
+            .execute()
+            .await
+    })
 }
 
 /// A cable from this namespace (`near`, plugged into `switch`) to another (`far`).
 pub fn cable(near: &str, switch: &str, far: &str, to: &Namespace) -> io::Result<()> {
-    netlink(async |handle| handle.link().add(LinkVeth::new(near, far).build()).execute().await)?;
+    netlink(async |handle| {
+        handle
+            .link()
+            .add(LinkVeth::new(near, far).build())
+            .execute()
+            .await
+    })?;
     let (near, switch, far) = (index(near)?, index(switch)?, index(far)?);
     let there = to.net().as_raw_fd();
     netlink(async |handle| {
@@ -62,16 +75,33 @@ pub fn set_up(name: &str, up: bool) -> io::Result<()> {
     netlink(async |handle| handle.link().set(link.build()).execute().await)
 }
 
-/// Gives a TUN device a queue that does not lose what the forwarder has not read yet.
-pub fn lengthen_queue(name: &str) -> io::Result<()> {
-    let link = LinkUnspec::new_with_index(index(name)?).txqueuelen(TUN_QUEUE).build();
+/// Gives a TUN device a queue that does not lose what the forwarder has not read yet, and sets it up. Wires know IPv4
+/// only: router solicitations would be counted as traffic.
+pub fn start_tun(name: &str) -> io::Result<()> {
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+    let link = LinkUnspec::new_with_index(index(name)?)
+        .txqueuelen(TUN_QUEUE)
+        .up()
+        .build();
     netlink(async |handle| handle.link().set(link).execute().await)
+}
+
+/// Takes from this interface only what the routes would answer through it, as a provider does (BCP 38): a program that
+/// binds an address but not its interface does not get through.
+pub fn check_sources(name: &str) -> io::Result<()> {
+    fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "1")
 }
 
 /// Adds an address.
 pub fn add_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
     let link = index(name)?;
-    netlink(async |handle| handle.address().add(link, IpAddr::V4(address), prefix).execute().await)
+    netlink(async |handle| {
+        handle
+            .address()
+            .add(link, IpAddr::V4(address), prefix)
+            .execute()
+            .await
+    })
 }
 
 /// Adds a route through an interface without a gateway; prefix 0 is the default route.
@@ -109,11 +139,15 @@ fn index(name: &str) -> io::Result<u32> {
 }
 
 fn netlink(work: impl AsyncFnOnce(Handle) -> Result<(), Error>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let tasks = Tasks::new();
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tasks.spawn("netlink", connection);
-        work(handle).await.map_err(|error| io::Error::other(error.to_string()))
+        work(handle)
+            .await
+            .map_err(|error| io::Error::other(error.to_string()))
     })
 }

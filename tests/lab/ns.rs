@@ -31,7 +31,10 @@ impl Namespace {
     pub fn network() -> io::Result<Self> {
         fresh(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            Ok(Self { net: File::open("/proc/thread-self/ns/net")?, host: None })
+            Ok(Self {
+                net: File::open("/proc/thread-self/ns/net")?,
+                host: None,
+            })
         })
     }
 
@@ -41,7 +44,13 @@ impl Namespace {
             unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)?;
             sethostname(name)?;
             let nothing = None::<&str>;
-            mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+            mount(
+                nothing,
+                "/",
+                nothing,
+                MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                nothing,
+            )?;
             for (source, seen_at) in files {
                 // A machine without that file (resolv.conf as a dangling link) needs none of ours.
                 if Path::new(seen_at).exists() {
@@ -51,7 +60,10 @@ impl Namespace {
             // Shows this network's interfaces below /sys/class/net; not every user namespace may.
             let _ = mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), nothing);
             let of = |kind| File::open(format!("/proc/thread-self/ns/{kind}"));
-            Ok(Self { net: of("net")?, host: Some((of("mnt")?, of("uts")?)) })
+            Ok(Self {
+                net: of("net")?,
+                host: Some((of("mnt")?, of("uts")?)),
+            })
         })
     }
 
@@ -81,7 +93,10 @@ impl Namespace {
             own.enter()?;
             Ok(fchdir(directory)?)
         };
-        #[expect(unsafe_code, reason = "std has no safe way to enter a namespace between fork and exec")]
+        #[expect(
+            unsafe_code,
+            reason = "std has no safe way to enter a namespace between fork and exec"
+        )]
         // SAFETY: the closure makes system calls only; it neither allocates nor locks.
         unsafe {
             command.pre_exec(enter)
@@ -112,8 +127,12 @@ impl Namespace {
 
 /// The processes (not threads) that are in the network with this [`Namespace::id`].
 pub fn processes_in(id: u64) -> Vec<i32> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let inside = |pid: &i32| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|ns| ns.ino() == id);
     pids.filter(inside).collect()
 }
@@ -135,7 +154,10 @@ pub fn allow() -> Result<(), String> {
     }
     let unshare = |program: &Path| {
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--net", "--mount", "--"]).arg(program).env(INSIDE, "1");
+        command
+            .args(["--user", "--map-root-user", "--net", "--mount", "--"])
+            .arg(program)
+            .env(INSIDE, "1");
         command
     };
     match unshare(Path::new("true")).output() {
@@ -143,7 +165,8 @@ pub fn allow() -> Result<(), String> {
         Ok(output) => return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
         Err(error) => return Err(format!("{refused}, and `unshare` cannot be run: {error}")),
     }
-    let again = std::env::current_exe().and_then(|this| unshare(&this).args(std::env::args_os().skip(1)).status());
+    let again =
+        std::env::current_exe().and_then(|this| unshare(&this).args(std::env::args_os().skip(1)).status());
     let status = again.map_err(|error| error.to_string())?;
     std::process::exit(status.code().unwrap_or(1));
 }

@@ -88,7 +88,11 @@ impl Peer {
         let name = format!("wan{number}");
         let set = || {
             net::set_up(&name, plugged)?;
-            if plugged { super::default_route(number) } else { Ok(()) }
+            if plugged {
+                super::default_route(number)
+            } else {
+                Ok(())
+            }
         };
         self.namespace.run(set).unwrap();
     }
@@ -104,7 +108,14 @@ impl Peer {
     #[track_caller]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        for proxy in ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"] {
+        for proxy in [
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+        ] {
             command.env_remove(proxy);
         }
         command
@@ -173,7 +184,9 @@ impl Peer {
     pub fn status(&self) -> Option<Value> {
         let finished = self.run("status", self.tributary(&["status", "--json"]));
         let answered = finished.status.success();
-        answered.then(|| serde_json::from_str(&finished.stdout).ok()).flatten()
+        answered
+            .then(|| serde_json::from_str(&finished.stdout).ok())
+            .flatten()
     }
 
     /// Waits until the daemon's status fulfils `condition`; after `limit` the test fails. Returns how long it took.
@@ -186,7 +199,11 @@ impl Peer {
                 return began.elapsed();
             }
             let text = status.map_or("nothing".to_owned(), |status| status.to_string());
-            assert!(began.elapsed() < limit, "{}: not within {limit:?}: {what}; status: {text}", self.name);
+            assert!(
+                began.elapsed() < limit,
+                "{}: not within {limit:?}: {what}; status: {text}",
+                self.name
+            );
             thread::sleep(GLANCE);
         }
     }

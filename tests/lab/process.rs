@@ -43,7 +43,13 @@ impl Finished {
     /// Itself, where it ended well; else fails the test with what it said.
     #[track_caller]
     pub fn ok(self) -> Self {
-        assert!(self.status.success(), "{}\nstdout: {}\nstderr: {}", self.status, self.stdout, self.stderr);
+        assert!(
+            self.status.success(),
+            "{}\nstdout: {}\nstderr: {}",
+            self.status,
+            self.stdout,
+            self.stderr
+        );
         self
     }
 }
@@ -69,16 +75,32 @@ struct Usage {
 
 impl Process {
     /// Starts `command` with its outputs in files in `directory`.
-    pub fn start(label: &str, mut command: Command, directory: &std::path::Path, nanny: &Nanny) -> io::Result<Self> {
+    pub fn start(
+        label: &str,
+        mut command: Command,
+        directory: &std::path::Path,
+        nanny: &Nanny,
+    ) -> io::Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let file = |kind: &str| directory.join(format!("{label}-{number}.{kind}"));
         let (stdout, stderr) = (file("out"), file("err"));
-        command.stdin(Stdio::null()).stdout(File::create(&stdout)?).stderr(File::create(&stderr)?);
+        command
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout)?)
+            .stderr(File::create(&stderr)?);
         let started = Instant::now();
         let child = nanny.start(command)?;
         let (last, finished) = (Usage::default(), None);
-        Ok(Self { label: label.to_owned(), child, started, stdout, stderr, last, finished })
+        Ok(Self {
+            label: label.to_owned(),
+            child,
+            started,
+            stdout,
+            stderr,
+            last,
+            finished,
+        })
     }
 
     /// Its process id.
@@ -178,7 +200,11 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-        let crashed = self.finished.as_ref().and_then(|f| f.status.signal()).is_some_and(|s| s != Signal::SIGKILL as i32);
+        let crashed = self
+            .finished
+            .as_ref()
+            .and_then(|f| f.status.signal())
+            .is_some_and(|s| s != Signal::SIGKILL as i32);
         if thread::panicking() || crashed {
             for (kind, text) in [("stdout", self.stdout()), ("stderr", self.stderr())] {
                 let lines: Vec<_> = text.lines().collect();
@@ -210,7 +236,9 @@ impl Nanny {
 
     /// A handle of no thread.
     pub fn dismissed() -> Self {
-        Self { starts: mpsc::channel().0 }
+        Self {
+            starts: mpsc::channel().0,
+        }
     }
 
     fn start(&self, command: Command) -> io::Result<Child> {
@@ -238,7 +266,10 @@ pub fn memory(pid: u32) -> Option<Memory> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
-    Some(Memory { now: field("VmRSS:")? * 1024, peak: field("VmHWM:")? * 1024 })
+    Some(Memory {
+        now: field("VmRSS:")? * 1024,
+        peak: field("VmHWM:")? * 1024,
+    })
 }
 
 /// CPU time (user and system, all threads) of a process; `None` where there is none of that number.
@@ -253,9 +284,18 @@ pub fn cpu(pid: u32) -> Option<Duration> {
 /// CPU time the whole machine has spent on anything but idling since it started.
 pub fn machine_cpu() -> Option<Duration> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
-    let numbers: Vec<u64> = stat.lines().next()?.split_whitespace().skip(1).flat_map(str::parse).collect();
+    let numbers: Vec<u64> = stat
+        .lines()
+        .next()?
+        .split_whitespace()
+        .skip(1)
+        .flat_map(str::parse)
+        .collect();
     // user, nice, system, idle, iowait, irq, softirq
-    let busy = [0, 1, 2, 5, 6].iter().filter_map(|place| numbers.get(*place)).sum();
+    let busy = [0, 1, 2, 5, 6]
+        .iter()
+        .filter_map(|place| numbers.get(*place))
+        .sum();
     Some(ticks(busy))
 }
 
@@ -264,5 +304,7 @@ fn ticks(count: u64) -> Duration {
 }
 
 fn read(path: &PathBuf) -> String {
-    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    fs::read(path)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default()
 }

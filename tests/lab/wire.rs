@@ -42,7 +42,14 @@ pub struct Uplink {
 
 /// An uplink of `down` and `up` Mbit/s, without delay or loss, whose queue holds 1.5 × rate × round trip or 64 KiB.
 pub const fn uplink(down: f64, up: f64) -> Uplink {
-    Uplink { down, up, delay: 0, loss: 0.0, queue: None, dark: (false, false) }
+    Uplink {
+        down,
+        up,
+        delay: 0,
+        loss: 0.0,
+        queue: None,
+        dark: (false, false),
+    }
 }
 
 impl Uplink {
@@ -146,7 +153,10 @@ impl Wire {
     /// What it has carried since the lab began.
     pub fn carried(&self) -> Carried {
         let of = |way: usize| self.counters[way].carried.load(Ordering::Relaxed);
-        Carried { down: of(0), up: of(1) }
+        Carried {
+            down: of(0),
+            up: of(1),
+        }
     }
 
     /// Packets that came to the peer's end and that did not, by loss or a full queue: (carried, lost, dropped).
@@ -192,14 +202,25 @@ impl Forwarder {
             favour_this_thread();
             carry(&inbox, bell_rung);
         })?;
-        Ok((Self { orders, bell: Arc::new(bell) }, thread))
+        Ok((
+            Self {
+                orders,
+                bell: Arc::new(bell),
+            },
+            thread,
+        ))
     }
 
     /// Adds wire `number` (counted from 0, without gaps) between two TUN devices.
     pub fn add(&self, number: usize, internet: File, peer: File, uplink: Uplink) -> Wire {
         let counters = [Arc::default(), Arc::default()];
         self.tell(|done| Order::Add([internet, peer], uplink, counters.clone(), done));
-        Wire { number, state: Arc::new(Mutex::new(uplink)), counters, forwarder: self.clone() }
+        Wire {
+            number,
+            state: Arc::new(Mutex::new(uplink)),
+            counters,
+            forwarder: self.clone(),
+        }
     }
 
     /// Ends the thread and closes the devices.
@@ -292,7 +313,9 @@ impl Line {
     /// Puts under way what has left by `now`.
     fn advance(&mut self, now: u64) {
         while let Some(departure) = self.departure().filter(|at| *at <= now) {
-            let Some((_, packet)) = self.waiting.pop_front() else { return };
+            let Some((_, packet)) = self.waiting.pop_front() else {
+                return;
+            };
             self.free_at = departure;
             self.waiting_bytes -= packet.len() as u64;
             if self.chance() < self.nature.loss {
@@ -301,7 +324,8 @@ impl Line {
             }
             // A wire never reorders, not even when its delay shrinks.
             let last = self.flying.back().map_or(0, |(due, _)| *due);
-            self.flying.push_back((last.max(departure + self.nature.delay), packet));
+            self.flying
+                .push_back((last.max(departure + self.nature.delay), packet));
         }
     }
 
@@ -309,7 +333,9 @@ impl Line {
     fn pop(&mut self, now: u64) -> Option<Vec<u8>> {
         self.flying.front().filter(|(due, _)| *due <= now)?;
         let (_, packet) = self.flying.pop_front()?;
-        self.counters.carried.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        self.counters
+            .carried
+            .fetch_add(packet.len() as u64, Ordering::Relaxed);
         self.counters.packets.fetch_add(1, Ordering::Relaxed);
         Some(packet)
     }
@@ -376,7 +402,10 @@ fn forward(
     clock: &impl Fn() -> u64,
     bell: &PipeReader,
 ) {
-    let mut polls: Vec<_> = devices.iter().map(|device| PollFd::new(device.as_fd(), PollFlags::POLLIN)).collect();
+    let mut polls: Vec<_> = devices
+        .iter()
+        .map(|device| PollFd::new(device.as_fd(), PollFlags::POLLIN))
+        .collect();
     polls.push(PollFd::new(bell.as_fd(), PollFlags::POLLIN));
     let readable = |poll: &PollFd<'_>| poll.any() == Some(true);
     while !polls.last().is_some_and(readable) {
@@ -426,7 +455,8 @@ fn take(device: &File, line: &mut Line, buffers: &mut Vec<Vec<u8>>, now: u64) ->
 }
 
 fn pause(polls: &mut [PollFd<'_>], nanos: Option<u64>) {
-    let wait = nanos.map(|nanos| TimeSpec::new((nanos / SECOND).cast_signed(), (nanos % SECOND).cast_signed()));
+    let wait =
+        nanos.map(|nanos| TimeSpec::new((nanos / SECOND).cast_signed(), (nanos % SECOND).cast_signed()));
     // An interrupted wait is a short one.
     let _ = ppoll(polls, wait, None);
 }
