@@ -3,6 +3,7 @@
 //!
 //! Start reading in ARCHITECTURE.md.
 
+pub mod demo;
 pub mod identity;
 pub mod lane;
 pub mod link;
