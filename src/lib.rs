@@ -4,5 +4,6 @@
 //! Start reading in ARCHITECTURE.md.
 
 pub mod lane;
+pub mod stripe;
 pub mod task;
 pub mod types;
