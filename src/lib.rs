@@ -3,7 +3,9 @@
 //!
 //! Start reading in ARCHITECTURE.md.
 
+pub mod download;
 pub mod lane;
+pub mod store;
 pub mod stripe;
 pub mod task;
 pub mod types;

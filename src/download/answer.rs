@@ -3,6 +3,7 @@
 //! Invariants: only [`Verdict::Accept`] and [`Verdict::Whole`] let body bytes near a file, and an accepted range always
 //! holds the first byte asked for, lies within the total, and belongs to the generation that was known (HTTP-5, HTTP-6).
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use headers::{ContentLength, Date, Header};
@@ -12,6 +13,7 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYP
 use hyper::header::{RETRY_AFTER, TRANSFER_ENCODING};
 
 use super::generation;
+use super::redirect::RedirectError;
 use crate::store::Generation;
 use crate::store::Validator;
 use crate::types::ByteRange;
@@ -76,7 +78,7 @@ pub(super) enum Verdict {
 }
 
 /// Why a lane cannot serve a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Why {
     /// The origin answers with this status.
     Status(StatusCode),
@@ -90,6 +92,25 @@ pub(super) enum Why {
     OtherGeneration,
     /// The lender will not do it.
     Lender(&'static str),
+    /// The origin sends it where it must not follow.
+    Redirect(RedirectError),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE)) => {
+                write!(f, "answered {status} here: the origin may tie the link to one address")
+            }
+            Self::Status(status) => write!(f, "answered {status} here"),
+            Self::NoRange => f.write_str("no ranges here"),
+            Self::Encoded => f.write_str("compressed here"),
+            Self::OtherMedia => f.write_str("another page here: a login?"),
+            Self::OtherGeneration => f.write_str("another version of the content here"),
+            Self::Lender(why) => write!(f, "refused by its owner: {why}"),
+            Self::Redirect(why) => write!(f, "sent {why}"),
+        }
+    }
 }
 
 /// Judges an answer's head. `now` is only for a `Retry-After` date of an origin that does not say what time it has.

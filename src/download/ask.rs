@@ -3,12 +3,16 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use headers::Authorization;
+use headers::HeaderMapExt;
+use headers::authorization::Basic;
 use http_body_util::Empty;
 use hyper::HeaderMap;
 use hyper::Request;
 use hyper::StatusCode;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HOST, HeaderName, HeaderValue, RANGE, USER_AGENT};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, HOST, HeaderName, HeaderValue, RANGE, USER_AGENT};
+use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 use url::{Position, Url};
 
@@ -125,18 +129,17 @@ fn request(route: &Route, url: &Url, question: &Question) -> Result<Request<Empt
     headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
     headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if redirect::same_origin(&job.url, url)
-        && let Some(basic) = basic_auth(&job.url)
+        && let Some(password) = url_password(&job.url)
     {
-        headers.insert(AUTHORIZATION, basic);
+        headers.typed_insert(password);
     }
-    let mut first = true;
-    for (name, value) in redirect::allowed(&job.url, url, &job.headers) {
-        // The user's header replaces ours; one given twice is sent twice.
-        if std::mem::take(&mut first) || !job_has_twice(job, name) {
-            headers.insert(name.clone(), value.clone());
-        } else {
-            headers.append(name.clone(), value.clone());
-        }
+    // The user's header replaces ours; one given twice is sent twice.
+    let users: Vec<_> = redirect::allowed(&job.url, url, &job.headers).collect();
+    for (name, _) in &users {
+        headers.remove(name);
+    }
+    for (name, value) in users {
+        headers.append(name, value.clone());
     }
     if let Some(range) = question.range {
         let last = range.end.saturating_sub(1);
@@ -148,4 +151,12 @@ fn request(route: &Route, url: &Url, question: &Question) -> Result<Request<Empt
         }
     }
     Ok(request)
+}
+
+/// The user name and password that the user wrote into the URL.
+fn url_password(url: &Url) -> Option<Authorization<Basic>> {
+    let decode = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let password = url.password().unwrap_or_default();
+    let is_given = !url.username().is_empty() || !password.is_empty();
+    is_given.then(|| Authorization::basic(&decode(url.username()), &decode(password)))
 }
