@@ -3,5 +3,6 @@
 //!
 //! Start reading in ARCHITECTURE.md.
 
+pub mod store;
 pub mod task;
 pub mod types;
