@@ -8,6 +8,8 @@ pub mod identity;
 pub mod lane;
 pub mod link;
 pub mod relay;
+pub mod store;
+pub mod stripe;
 pub mod task;
 pub mod types;
 pub mod uplink;
