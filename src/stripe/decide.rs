@@ -17,16 +17,13 @@ impl Scheduler {
             return;
         }
         for _ in 0..self.round_limit() {
-            let idle = self.lanes.values().any(|l| l.idle_slots() > 0);
-            if !idle {
-                return;
-            }
             let plan = Plan::new(self.lanes.iter(), &self.ledger, now);
-            let acted = if self.ledger.free.is_empty() {
-                self.steal(&plan, now) || self.race(&plan, now)
-            } else {
-                self.assign(&plan, now)
-            };
+            let acted = self.steal(&plan, now)
+                || if self.ledger.free.is_empty() {
+                    self.race(&plan, now)
+                } else {
+                    self.assign(&plan, now)
+                };
             if !acted {
                 return;
             }
@@ -101,38 +98,38 @@ impl Scheduler {
         plan.lanes.iter().all(|v| own <= v.finish(piece) * 1.02)
     }
 
-    /// Takes back what a lane would still be busy with when all others are through.
+    /// Takes back what a lane would still be busy with when all others are through. While there is other work only
+    /// gross misjudgements are corrected.
     fn steal(&mut self, plan: &Plan, now: Instant) -> bool {
-        let slack = self
-            .config
-            .steal_after
-            .as_secs_f64()
-            .max(self.config.steal_share * plan.finish);
-        let Some(thief) = plan
+        let (after, share) = (self.config.steal_after.as_secs_f64(), self.config.steal_share);
+        let thief = plan
             .lanes
             .iter()
             .filter(|v| v.idle > 0)
-            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)))
-        else {
-            return false;
+            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)));
+        let thief = thief.filter(|_| self.ledger.free.is_empty());
+        let slack = if thief.is_some() {
+            after.max(share * plan.finish)
+        } else {
+            (2.0 * after).max(5.0 * share * plan.finish)
         };
         let late = plan
             .lanes
             .iter()
-            .filter(|v| v.id != thief.id && v.leases > 0 && v.eta() - plan.finish > slack);
+            .filter(|v| v.leases > 0 && thief.is_none_or(|t| t.id != v.id) && v.eta() - plan.finish > slack);
         let Some(victim) = late.max_by(|a, b| a.eta().total_cmp(&b.eta())) else {
             return false;
         };
         let longest = self
             .ledger
             .of_lane(victim.id)
-            .filter(|(_, l)| !l.raced)
+            .filter(|(_, l)| l.rival.is_none())
             .max_by_key(|(_, l)| l.left.len());
         let Some((id, left, flows)) = longest.map(|(id, l)| (id, l.left, l.first_byte.is_some())) else {
             return false;
         };
-        let wanted =
-            ((victim.eta() - plan.finish) * victim.rate).min((plan.finish - thief.lead) * thief.rate);
+        let useful = thief.map_or(f64::INFINITY, |t| (plan.finish - t.lead) * t.rate);
+        let wanted = ((victim.eta() - plan.finish) * victim.rate).min(useful);
         // What is on its way comes anyway.
         let coming = if flows { victim.rate * victim.latency } else { 0.0 };
         let gain = wanted.min(left.len() as f64 - coming);
@@ -164,7 +161,7 @@ impl Scheduler {
             let (_, lease) = self
                 .ledger
                 .of_lane(view.id)
-                .filter(|(_, l)| !l.raced)
+                .filter(|(_, l)| l.rival.is_none())
                 .max_by_key(|(_, l)| l.left.len())?;
             let left = lease.left.len() as f64;
             let mine = thief.lead + left / thief.rate;
@@ -182,7 +179,7 @@ impl Scheduler {
         let against = best.and_then(|(_, lane)| {
             self.ledger
                 .of_lane(lane)
-                .filter(|(_, l)| !l.raced)
+                .filter(|(_, l)| l.rival.is_none())
                 .max_by_key(|(_, l)| l.left.len())
                 .map(|(id, _)| id)
         });

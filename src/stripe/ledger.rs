@@ -29,6 +29,8 @@ pub(super) struct Lease {
     pub(super) last_byte: Option<Instant>,
     /// The other lease of a tail race.
     pub(super) rival: Option<LeaseId>,
+    /// It is the one that took over: it wins once it is ahead, its rival only by bringing everything.
+    pub(super) chases: bool,
     /// Has raced, so part of what is left may have been brought by the other one.
     pub(super) raced: bool,
 }
@@ -122,12 +124,13 @@ impl Ledger {
         warm: bool,
         now: Instant,
     ) -> Option<(LeaseId, ByteRange)> {
-        let range = self.leases.get(&against).filter(|l| !l.raced)?.left;
+        let range = self.leases.get(&against).filter(|l| l.rival.is_none())?.left;
         let id = self.lease(lane, range, warm, now);
         for (one, other) in [(id, against), (against, id)] {
             let lease = self.leases.get_mut(&one)?;
             lease.rival = Some(other);
             lease.raced = true;
+            lease.chases = one == id;
         }
         Some((id, range))
     }
@@ -140,13 +143,13 @@ impl Ledger {
         lease.left = ByteRange::new(came.end, lease.left.end);
         lease.first_byte.get_or_insert(now);
         lease.last_byte = Some(now);
-        let (lane, finished, rival) = (lease.lane, lease.left.is_empty(), lease.rival);
+        let (lane, finished, rival, chases) = (lease.lane, lease.left.is_empty(), lease.rival, lease.chases);
         let new = self.done.insert(came);
         self.duplicated += came.len() - new;
         let beaten = rival.filter(|r| {
             self.leases
                 .get(r)
-                .is_some_and(|r| came.end > r.left.start || self.done.contains(r.left))
+                .is_some_and(|r| (chases && came.end > r.left.start) || self.done.contains(r.left))
         });
         if finished {
             self.drop_lease(id);
@@ -167,16 +170,19 @@ impl Ledger {
         Some(lease)
     }
 
-    /// Ends a lease earlier, at `end`, past what it has reached; what lies behind is free. Not for leases that race or have raced.
+    /// Ends a lease earlier, at `end`, past what it has reached; what lies behind is free. Not for leases that race.
     pub(super) fn cut(&mut self, id: LeaseId, end: u64) {
-        let Some(lease) = self.leases.get_mut(&id).filter(|l| !l.raced) else {
+        let Some(lease) = self.leases.get_mut(&id).filter(|l| l.rival.is_none()) else {
             return;
         };
         if end <= lease.left.start || lease.left.end <= end {
             return;
         }
-        self.free.insert(ByteRange::new(end, lease.left.end));
+        let tail = ByteRange::new(end, lease.left.end);
         lease.left = ByteRange::new(lease.left.start, end);
+        for part in self.done.gaps(tail) {
+            self.free.insert(part);
+        }
     }
 
     /// Bytes that were done are not.
@@ -209,6 +215,7 @@ impl Ledger {
             first_byte: None,
             last_byte: None,
             rival: None,
+            chases: false,
             raced: false,
         };
         self.leases.insert(id, lease);
