@@ -3,7 +3,6 @@
 //!
 //! Start reading in ARCHITECTURE.md.
 
-pub mod demo;
 pub mod identity;
 pub mod lane;
 pub mod link;

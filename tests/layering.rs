@@ -15,7 +15,9 @@ const LAYERS: &[&[&str]] = &[
     &["proxy", "api"],
     &["config"],
     &["node"],
-    &["cli", "demo", "main", "lib"],
+    &["demo"],
+    &["cli"],
+    &["main", "lib"],
 ];
 const MAX_CODE_LINES: usize = 600;
 const MAX_MAIN_LINES: usize = 50;

@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::types::hex;
 
 use super::args::{Common, Get};
-use super::show::Show;
+use super::show::{Show, follow};
 use super::{node_config, state_path};
 
 pub(super) async fn run(common: &Common, config: Config, get: Get, stop: CancellationToken) -> ExitCode {
@@ -85,30 +85,12 @@ async fn alone(
     let unexpected = |message: String| Failed { code: UNEXPECTED, message };
     let state = StateDir::open(state).map_err(|e| unexpected(e.to_string()))?;
     let node = Node::start(node_config(config, state)).await.map_err(|e| unexpected(e.to_string()))?;
-    let result = by_node(&node, request, show, stop).await;
+    let result = match node.get(request) {
+        Ok(transfer) => follow(transfer, show, stop).await,
+        Err(failed) => Err(failed),
+    };
     node.stop().await;
     result
-}
-
-/// Lets this node download, and shows how it goes.
-pub(super) async fn by_node(
-    node: &Node,
-    request: GetRequest,
-    show: &mut Show,
-    stop: &CancellationToken,
-) -> Result<Done, Failed> {
-    let mut transfer = node.get(request)?;
-    let mut every = tokio::time::interval(Show::EVERY);
-    loop {
-        tokio::select! {
-            outcome = &mut transfer.outcome => return outcome,
-            _ = every.tick() => {
-                let now = transfer.progress.borrow().clone();
-                show.progress(&now);
-            }
-            () = stop.cancelled(), if !transfer.stop.is_cancelled() => transfer.stop.cancel(),
-        }
-    }
 }
 
 fn stopped() -> Failed {

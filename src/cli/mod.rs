@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the module that prints")]
 
 mod args;
+mod demo;
 mod get;
 mod serve;
 mod show;
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
-use crate::demo;
 use crate::identity::StateDir;
 use crate::link::DEFAULT_PORT;
 use crate::node::NodeConfig;
@@ -72,10 +72,7 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
         Command::Status(status) => status::run(&cli.common, &status).await,
-        Command::Demo(options) => match demo::run(options.plain, stop).await {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        },
+        Command::Demo(options) => demo::run(&options, stop).await,
     }
 }
 
@@ -143,6 +140,7 @@ fn node_config(config: Config, state: StateDir) -> NodeConfig {
         peers: config.lan.peers.iter().map(|p| p.0).collect(),
         relay: relay::Config { allow: config.egress.allow, ports: config.egress.ports, ..relay::Config::default() },
         network: None,
+        origins: None,
     }
 }
 

@@ -6,9 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::api::{Done, Failed, LaneProgress, Progress, Reply};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Done, Failed, LaneProgress, Progress, Reply, Transfer};
 use crate::types::{ByteSize, Rate};
 
+/// As often as the eye follows.
+const REDRAW_EVERY: Duration = Duration::from_millis(200);
 /// Between two plain lines: a log of an hour's download stays readable.
 const PLAIN_EVERY: Duration = Duration::from_secs(3);
 /// Between two JSON objects.
@@ -33,9 +37,6 @@ enum Form {
 }
 
 impl Show {
-    /// As often as the eye follows.
-    pub const EVERY: Duration = Duration::from_millis(200);
-
     /// JSON or nothing where that was asked for; else bars where standard error is a terminal.
     pub fn new(json: bool, quiet: bool) -> Self {
         let form = match (json, quiet) {
@@ -78,14 +79,18 @@ impl Show {
         }
     }
 
+    /// Takes the bars away, for what is printed next.
+    pub fn clear(&mut self) {
+        if let Form::Bars(bars) = &mut self.form {
+            bars.clear();
+        }
+    }
+
     /// It is done.
     pub fn done(&mut self, done: &Done) {
-        match &mut self.form {
-            Form::Bars(bars) => {
-                bars.clear();
-                println!("{}", summary(done));
-            }
-            Form::Plain => println!("{}", summary(done)),
+        self.clear();
+        match self.form {
+            Form::Bars(_) | Form::Plain => println!("{}", summary(done)),
             Form::Json => json(&Reply::Done(done.clone())),
             Form::Quiet => {}
         }
@@ -93,13 +98,26 @@ impl Show {
 
     /// It failed.
     pub fn failed(&mut self, failed: &Failed) {
-        if let Form::Bars(bars) = &mut self.form {
-            bars.clear();
-        }
+        self.clear();
         if matches!(self.form, Form::Json) {
             json(&Reply::Failed(failed.clone()));
         }
         eprintln!("tributary: {}", failed.message);
+    }
+}
+
+/// Shows a download until it ends; `stop` stops it, resumably.
+pub async fn follow(mut transfer: Transfer, show: &mut Show, stop: &CancellationToken) -> Result<Done, Failed> {
+    let mut every = tokio::time::interval(REDRAW_EVERY);
+    loop {
+        tokio::select! {
+            outcome = &mut transfer.outcome => return outcome,
+            _ = every.tick() => {
+                let now = transfer.progress.borrow().clone();
+                show.progress(&now);
+            }
+            () = stop.cancelled(), if !transfer.stop.is_cancelled() => transfer.stop.cancel(),
+        }
     }
 }
 
@@ -167,7 +185,7 @@ struct Bars {
 
 impl Bars {
     fn new() -> Self {
-        // As often as `Show::EVERY` brings news.
+        // As often as news come.
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(5));
         let whole = all.add(ProgressBar::new(0));
         whole.set_style(style("{msg:32!} [{bar:24}] {percent:>3} % {prefix}"));

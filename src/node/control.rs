@@ -77,8 +77,7 @@ impl Node {
         to: Destination,
         stop: CancellationToken,
     ) -> Result<(watch::Receiver<download::Progress>, Outcome), Failed> {
-        let (tls, roots) = download::client_config().map_err(Failed::from)?;
-        tracing::debug!(%roots, "origins are verified");
+        let tls = self.origin_tls()?;
         let context = Context { lanes: self.lanes(), tls, tasks: self.transfer_tasks.child() };
         let (sender, progress) = watch::channel(download::Progress::default());
         let number = self.register(progress.clone());
@@ -93,6 +92,16 @@ impl Node {
             running.await.unwrap_or_else(|e| Err(download::DownloadError::Tls(format!("the download's task failed: {e}"))))
         };
         Ok((progress, outcome.boxed()))
+    }
+
+    /// Read anew for each download, so that a daemon at rest does not hold hundreds of certificates.
+    fn origin_tls(&self) -> Result<Arc<rustls::ClientConfig>, Failed> {
+        if let Some(tls) = &self.origins {
+            return Ok(Arc::clone(tls));
+        }
+        let (tls, authorities) = download::client_config().map_err(Failed::from)?;
+        tracing::debug!(%authorities, "origins must be vouched for");
+        Ok(tls)
     }
 
     fn register(&self, progress: watch::Receiver<download::Progress>) -> u64 {

@@ -55,6 +55,8 @@ pub struct NodeConfig {
     pub relay: relay::Config,
     /// The device's interfaces and uplinks; `None`: as the kernel has them.
     pub network: Option<Network>,
+    /// TLS towards origins; `None`: the system's authorities, read at the first download.
+    pub origins: Option<Arc<rustls::ClientConfig>>,
 }
 
 /// Why a node could not be started.
@@ -84,6 +86,7 @@ pub struct Node {
     lanes: watch::Receiver<LaneSet>,
     rates: lanes::Rates,
     transfers: Arc<Mutex<control::Transfers>>,
+    origins: Option<Arc<rustls::ClientConfig>>,
     transfer_tasks: Tasks,
     tasks: Tasks,
 }
@@ -127,6 +130,7 @@ impl Node {
             lanes: lanes.subscribe(),
             rates: lanes.rates(),
             transfers: Arc::default(),
+            origins: config.origins,
             transfer_tasks: tasks.child(),
             tasks: tasks.clone(),
         });
