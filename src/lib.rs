@@ -3,6 +3,7 @@
 //!
 //! Start reading in ARCHITECTURE.md.
 
+pub mod discovery;
 pub mod task;
 pub mod types;
 pub mod uplink;
