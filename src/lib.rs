@@ -9,6 +9,7 @@ pub mod link;
 pub mod relay;
 pub mod store;
 pub mod stripe;
+pub mod discovery;
 pub mod task;
 pub mod types;
 pub mod uplink;
