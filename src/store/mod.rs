@@ -23,6 +23,10 @@ mod name;
 mod part;
 mod place;
 mod room;
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod tests;
 
 pub use claim::{Claim, Difference, Generation, Validator};
 pub use error::StoreError;
