@@ -45,16 +45,21 @@ impl Client {
     /// Where no daemon listens there, or it may not be asked.
     pub async fn ask(socket: &Path, request: &Request) -> Result<Self, ClientError> {
         let connected = tokio::time::timeout(CONNECT_WITHIN, UnixStream::connect(socket)).await;
-        let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
-            io::ErrorKind::PermissionDenied => ClientError::NotAllowed,
-            _ => ClientError::Io(e),
-        })?;
+        let stream = connected
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
+                io::ErrorKind::PermissionDenied => ClientError::NotAllowed,
+                _ => ClientError::Io(e),
+            })?;
         let (reader, mut writer) = stream.into_split();
         let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Malformed)?;
         line.push(b'\n');
         writer.write_all(&line).await?;
-        Ok(Self { lines: BufReader::new(reader), _writer: writer })
+        Ok(Self {
+            lines: BufReader::new(reader),
+            _writer: writer,
+        })
     }
 
     /// The next reply; `None` when the daemon has hung up.
@@ -63,10 +68,15 @@ impl Client {
     /// Where the connection breaks or what comes is no reply.
     pub async fn reply(&mut self) -> Result<Option<Reply>, ClientError> {
         let mut line = Vec::new();
-        (&mut self.lines).take(MAX_LINE).read_until(b'\n', &mut line).await?;
+        (&mut self.lines)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)
+            .await?;
         if line.is_empty() {
             return Ok(None);
         }
-        serde_json::from_slice(&line).map(Some).map_err(|_| ClientError::Malformed)
+        serde_json::from_slice(&line)
+            .map(Some)
+            .map_err(|_| ClientError::Malformed)
     }
 }

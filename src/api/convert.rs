@@ -64,7 +64,11 @@ impl From<Outcome> for Done {
             elapsed: outcome.elapsed.as_secs_f64(),
             rate: rate.as_bits(),
             duplicated: outcome.duplicated,
-            lanes: outcome.lanes.iter().map(|(info, bytes)| part(info, *bytes)).collect(),
+            lanes: outcome
+                .lanes
+                .iter()
+                .map(|(info, bytes)| part(info, *bytes))
+                .collect(),
             best_single: best.map(Rate::as_bits),
             speedup: best.map(|b| rate.as_bits() as f64 / b.as_bits() as f64),
             note: outcome.note,
@@ -74,7 +78,10 @@ impl From<Outcome> for Done {
 
 impl From<DownloadError> for Failed {
     fn from(error: DownloadError) -> Self {
-        Self { code: code(&error), message: error.to_string() }
+        Self {
+            code: code(&error),
+            message: error.to_string(),
+        }
     }
 }
 
@@ -92,7 +99,9 @@ fn part(info: &LaneInfo, bytes: u64) -> LaneProgress {
 const fn code(error: &DownloadError) -> u8 {
     match error {
         DownloadError::Url { .. } | DownloadError::Header(_) => USAGE,
-        DownloadError::NoLanes | DownloadError::Unreachable { .. } | DownloadError::Stalled { .. } => UNREACHABLE,
+        DownloadError::NoLanes | DownloadError::Unreachable { .. } | DownloadError::Stalled { .. } => {
+            UNREACHABLE
+        }
         DownloadError::Certificate { .. }
         | DownloadError::Status { .. }
         | DownloadError::Redirect { .. }

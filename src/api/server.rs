@@ -70,7 +70,9 @@ pub fn serve(socket: &Path, handler: Arc<dyn Handler>, tasks: &Tasks) -> io::Res
     tasks.spawn("control", async move {
         let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
         while let Ok((stream, _)) = listener.accept().await {
-            let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else { continue };
+            let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else {
+                continue;
+            };
             let handler = Arc::clone(&handler);
             scope.spawn_graceful("control-client", async move {
                 if let Err(error) = client(stream, &*handler).await {
@@ -94,7 +96,14 @@ async fn client(stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
         Ok(Request::Status) => say(&mut writer, &Reply::Status(handler.status())).await,
         Ok(Request::Get(_)) if !same_user => {
             let message = "the daemon belongs to another user and would own the file".into();
-            say(&mut writer, &Reply::Failed(Failed { code: DAEMON, message })).await
+            say(
+                &mut writer,
+                &Reply::Failed(Failed {
+                    code: DAEMON,
+                    message,
+                }),
+            )
+            .await
         }
         Ok(Request::Get(request)) => match handler.get(request) {
             Ok(transfer) => follow(transfer, reader, &mut writer).await,
@@ -102,7 +111,14 @@ async fn client(stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
         },
         Err(error) => {
             let message = format!("the daemon does not understand the request: {error}");
-            say(&mut writer, &Reply::Failed(Failed { code: DAEMON, message })).await
+            say(
+                &mut writer,
+                &Reply::Failed(Failed {
+                    code: DAEMON,
+                    message,
+                }),
+            )
+            .await
         }
     }
 }
@@ -147,5 +163,7 @@ async fn say(writer: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

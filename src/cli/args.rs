@@ -9,11 +9,11 @@ use crate::types::sha256_from_hex;
 /// Pools a household's uplinks: one download over every peer's connection.
 #[derive(Debug, Parser)]
 #[command(name = "tributary", version, about, propagate_version = true, after_help = EXAMPLES)]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(flatten)]
-    pub common: Common,
+    pub(super) common: Common,
     #[command(subcommand)]
-    pub command: Command,
+    pub(super) command: Command,
 }
 
 const EXAMPLES: &str = "\
@@ -37,21 +37,21 @@ Exit codes:
 
 /// What every command takes.
 #[derive(Debug, Args)]
-pub struct Common {
+pub(super) struct Common {
     /// Configuration file; without one, /etc/tributary/tributary.toml is read if it is there
     #[arg(long, global = true, value_name = "FILE", env = "TRIBUTARY_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     /// Where the device's identity is kept
     #[arg(long, global = true, value_name = "DIR", env = "TRIBUTARY_STATE_DIR")]
-    pub state_dir: Option<PathBuf>,
+    pub(super) state_dir: Option<PathBuf>,
     /// Say more on standard error; twice for much more (RUST_LOG has the last word)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub verbose: u8,
+    pub(super) verbose: u8,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Download a file over every peer's uplink
     Get(Get),
     /// Be a peer, in the foreground: lend this device's uplinks and borrow others'
@@ -72,50 +72,55 @@ Examples:
   tributary get --json https://example.org/big.iso | jq .done
 
 Stopped by Ctrl-C, a crash or a power cut, the same command goes on where it was.")]
-pub struct Get {
+pub(super) struct Get {
     /// What to download (https:// or http://)
-    pub url: String,
+    pub(super) url: String,
     /// Write to this file [default: the URL's own file name, in the current directory]
     #[arg(short, long, value_name = "FILE", conflicts_with = "directory")]
-    pub output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
     /// Write into this directory, under the URL's own file name
     #[arg(short, long, value_name = "DIR")]
-    pub directory: Option<PathBuf>,
+    pub(super) directory: Option<PathBuf>,
     /// The content's SHA-256; what differs fails loudly and leaves no file
     #[arg(long, value_name = "HEX", value_parser = parse_sha256)]
-    pub sha256: Option<[u8; 32]>,
+    pub(super) sha256: Option<[u8; 32]>,
     /// Send this header with every request; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
-    pub headers: Vec<String>,
+    pub(super) headers: Vec<String>,
     /// Use this device's own uplinks only
     #[arg(long)]
-    pub no_pool: bool,
+    pub(super) no_pool: bool,
     /// One JSON object a line on standard output
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
     /// Say nothing but errors
     #[arg(short, long)]
-    pub quiet: bool,
+    pub(super) quiet: bool,
 }
 
 /// `tributary status`.
 #[derive(Debug, Args)]
-pub struct Status {
+pub(super) struct Status {
     /// One JSON object; its fields are stable (see README)
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
 }
 
 /// `tributary demo`.
 #[derive(Debug, Args)]
-pub struct Demo {
+pub(super) struct Demo {
     /// Plain lines instead of bars
     #[arg(long)]
-    pub plain: bool,
+    pub(super) plain: bool,
 }
 
 fn parse_sha256(text: &str) -> Result<[u8; 32], String> {
-    let wrong = || format!("a SHA-256 is 64 hexadecimal digits, this has {} characters", text.chars().count());
+    let wrong = || {
+        format!(
+            "a SHA-256 is 64 hexadecimal digits, this has {} characters",
+            text.chars().count()
+        )
+    };
     sha256_from_hex(text.trim()).ok_or_else(wrong)
 }
 

@@ -15,7 +15,9 @@ use super::show::{Show, follow, summary};
 
 pub(super) async fn run(options: &Demo, stop: CancellationToken) -> ExitCode {
     let sum: u64 = LINES.iter().map(|l| l.1).sum();
-    println!("A household on this machine: four peers that find each other by mDNS, each with a line of its own.\n");
+    println!(
+        "A household on this machine: four peers that find each other by mDNS, each with a line of its own.\n"
+    );
     for (name, rate) in LINES {
         println!("  {name:<12} {rate:>3} Mbit/s");
     }
@@ -38,7 +40,11 @@ pub(super) async fn run(options: &Demo, stop: CancellationToken) -> ExitCode {
     }
 }
 
-async fn both(household: &Household, options: &Demo, stop: &CancellationToken) -> Result<(Done, Done), Failed> {
+async fn both(
+    household: &Household,
+    options: &Demo,
+    stop: &CancellationToken,
+) -> Result<(Done, Done), Failed> {
     let bars = !options.plain && std::io::stderr().is_terminal();
     println!("{} downloads {} over its own line:", LINES[0].0, ByteSize(SIZE));
     let alone = once(household.download(false)?, bars, stop).await?;

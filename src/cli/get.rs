@@ -58,7 +58,10 @@ async fn fetch(
 
 /// The daemon does it; hanging up stops it.
 async fn by_daemon(mut client: Client, show: &mut Show, stop: &CancellationToken) -> Result<Done, Failed> {
-    let broken = |message: String| Failed { code: DAEMON, message };
+    let broken = |message: String| Failed {
+        code: DAEMON,
+        message,
+    };
     loop {
         let reply = tokio::select! {
             reply = client.reply() => reply,
@@ -82,9 +85,14 @@ async fn alone(
     show: &mut Show,
     stop: &CancellationToken,
 ) -> Result<Done, Failed> {
-    let unexpected = |message: String| Failed { code: UNEXPECTED, message };
+    let unexpected = |message: String| Failed {
+        code: UNEXPECTED,
+        message,
+    };
     let state = StateDir::open(state).map_err(|e| unexpected(e.to_string()))?;
-    let node = Node::start(node_config(config, state)).await.map_err(|e| unexpected(e.to_string()))?;
+    let node = Node::start(node_config(config, state))
+        .await
+        .map_err(|e| unexpected(e.to_string()))?;
     let result = match node.get(request) {
         Ok(transfer) => follow(transfer, show, stop).await,
         Err(failed) => Err(failed),
@@ -94,7 +102,10 @@ async fn alone(
 }
 
 fn stopped() -> Failed {
-    Failed { code: STOPPED, message: "stopped; run the same command again to continue".into() }
+    Failed {
+        code: STOPPED,
+        message: "stopped; run the same command again to continue".into(),
+    }
 }
 
 fn request(get: &Get) -> Result<GetRequest, Failed> {
@@ -103,7 +114,9 @@ fn request(get: &Get) -> Result<GetRequest, Failed> {
     for header in &get.headers {
         let split = header.split_once(':').filter(|(name, _)| !name.trim().is_empty());
         let (name, value) = split.ok_or_else(|| {
-            wrong(format!("-H '{header}' is not a header: write it as 'Name: value'"))
+            wrong(format!(
+                "-H '{header}' is not a header: write it as 'Name: value'"
+            ))
         })?;
         headers.push((name.trim().into(), value.trim().into()));
     }

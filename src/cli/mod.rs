@@ -3,7 +3,11 @@
 //! Invariants: results go to standard output, news and errors to standard error; a wrong configuration ends the program
 //! before a socket is opened; the first Ctrl-C stops in order, a second one at once.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is the module that prints")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is the module that prints"
+)]
 
 mod args;
 mod demo;
@@ -114,12 +118,20 @@ fn log_to_stderr(cli: &Cli) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        .init();
 }
 
 /// Where the device's state is: as asked, as systemd says, else where the user's or the system's state goes.
 fn state_path(common: &Common) -> PathBuf {
-    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(path) = common.state_dir.clone().or_else(|| set("STATE_DIRECTORY")) {
         return path;
     }
@@ -138,13 +150,20 @@ fn node_config(config: Config, state: StateDir) -> NodeConfig {
         port: config.lan.port,
         interfaces: config.lan.interfaces,
         peers: config.lan.peers.iter().map(|p| p.0).collect(),
-        relay: relay::Config { allow: config.egress.allow, ports: config.egress.ports, ..relay::Config::default() },
+        relay: relay::Config {
+            allow: config.egress.allow,
+            ports: config.egress.ports,
+            ..relay::Config::default()
+        },
         network: None,
         origins: None,
     }
 }
 
 fn host_name() -> String {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    name.filter(|n| !n.is_empty()).unwrap_or_else(|| format!("port-{DEFAULT_PORT}"))
+    let name = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok());
+    name.filter(|n| !n.is_empty())
+        .unwrap_or_else(|| format!("port-{DEFAULT_PORT}"))
 }

@@ -31,7 +31,10 @@ pub(super) async fn run(common: &Common, config: Config, stop: CancellationToken
         Err(error) => return fail(&error),
     };
     if let Err(error) = node.serve_control(&socket) {
-        eprintln!("tributary: cannot listen for the command line at {}: {error}", socket.display());
+        eprintln!(
+            "tributary: cannot listen for the command line at {}: {error}",
+            socket.display()
+        );
         node.stop().await;
         return ExitCode::FAILURE;
     }

@@ -25,7 +25,10 @@ pub(super) async fn run(common: &Common, options: &args::Status) -> ExitCode {
             ExitCode::from(DAEMON)
         }
         Err(error) => {
-            eprintln!("tributary: {error} (state directory {}); start one with `tributary run`", path.display());
+            eprintln!(
+                "tributary: {error} (state directory {}); start one with `tributary run`",
+                path.display()
+            );
             ExitCode::from(DAEMON)
         }
     }
@@ -54,22 +57,37 @@ fn text(status: &Status) -> String {
         n => format!("\n{n} peers:\n"),
     };
     for peer in &status.peers {
-        let uplinks = if peer.uplinks.is_empty() { "nothing".into() } else { peer.uplinks.join(", ") };
-        out += &format!("  {:<24} {:<28} {:>7.1} ms  lends {uplinks}\n", peer.name, peer.address, peer.rtt_ms);
+        let uplinks = if peer.uplinks.is_empty() {
+            "nothing".into()
+        } else {
+            peer.uplinks.join(", ")
+        };
+        out += &format!(
+            "  {:<24} {:<28} {:>7.1} ms  lends {uplinks}\n",
+            peer.name, peer.address, peer.rtt_ms
+        );
     }
     out += "\nLanes:\n";
     if status.lanes.is_empty() {
         out += "  none: this device has no default route, and no peer lends one\n";
     }
     for lane in &status.lanes {
-        let rate = lane.rate.map_or_else(|| "not measured yet".to_owned(), |r| Rate::bits(r).to_string());
+        let rate = lane
+            .rate
+            .map_or_else(|| "not measured yet".to_owned(), |r| Rate::bits(r).to_string());
         let metered = if lane.metered { "  metered" } else { "" };
         out += &format!("  {:<24} {:<16} {rate}{metered}\n", lane.owner, lane.uplink);
     }
     for transfer in &status.transfers {
         let name = transfer.name.as_deref().unwrap_or("(asking the origin)");
-        let total = transfer.total.map_or_else(|| "?".to_owned(), |t| ByteSize(t).to_string());
-        out += &format!("\nDownloading {name}: {} of {total}, {}\n", ByteSize(transfer.done), Rate::bits(transfer.rate));
+        let total = transfer
+            .total
+            .map_or_else(|| "?".to_owned(), |t| ByteSize(t).to_string());
+        out += &format!(
+            "\nDownloading {name}: {} of {total}, {}\n",
+            ByteSize(transfer.done),
+            Rate::bits(transfer.rate)
+        );
     }
     let lent = status.lent;
     out += &format!(
@@ -92,7 +110,11 @@ mod tests {
     fn the_status_names_every_peer_lane_and_transfer() {
         let status = Status {
             version: "0.1.0".into(),
-            device: Device { id: "ab".repeat(32), name: "desk".into(), port: 7436 },
+            device: Device {
+                id: "ab".repeat(32),
+                name: "desk".into(),
+                port: 7436,
+            },
             peers: vec![Peer {
                 id: "cd".repeat(32),
                 name: "kitchen-pi".into(),
@@ -108,11 +130,28 @@ mod tests {
                 metered: true,
                 rate: Some(20_000_000),
             }],
-            transfers: vec![Progress { name: Some("big.iso".into()), total: Some(4 << 20), done: 1 << 20, ..Progress::default() }],
-            lent: Lent { tunnels: 1, down: 3 << 20, up: 9 },
+            transfers: vec![Progress {
+                name: Some("big.iso".into()),
+                total: Some(4 << 20),
+                done: 1 << 20,
+                ..Progress::default()
+            }],
+            lent: Lent {
+                tunnels: 1,
+                down: 3 << 20,
+                up: 9,
+            },
         };
         let text = text(&status);
-        for expected in ["desk (abababab)", "1 peer:", "kitchen-pi", "lends wwan0", "20.0 Mbit/s  metered", "big.iso: 1.0 MiB of 4.0 MiB", "3.0 MiB down"] {
+        for expected in [
+            "desk (abababab)",
+            "1 peer:",
+            "kitchen-pi",
+            "lends wwan0",
+            "20.0 Mbit/s  metered",
+            "big.iso: 1.0 MiB of 4.0 MiB",
+            "3.0 MiB down",
+        ] {
             assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
         }
     }

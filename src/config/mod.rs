@@ -62,7 +62,10 @@ pub struct Egress {
 
 impl Default for Egress {
     fn default() -> Self {
-        Self { allow: Vec::new(), ports: relay::Config::default().ports }
+        Self {
+            allow: Vec::new(),
+            ports: relay::Config::default().ports,
+        }
     }
 }
 
@@ -86,7 +89,13 @@ impl<'de> Deserialize<'de> for PeerAddress {
 
 fn cidrs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Cidr>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| text.parse().map_err(|e: <Cidr as std::str::FromStr>::Err| D::Error::custom(e))).collect()
+    texts
+        .iter()
+        .map(|text| {
+            text.parse()
+                .map_err(|e: <Cidr as std::str::FromStr>::Err| D::Error::custom(e))
+        })
+        .collect()
 }
 
 /// Why there is no configuration.
@@ -140,16 +149,27 @@ impl Config {
     }
 
     fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable { path: path.into(), source };
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.into(),
+            source,
+        };
         let text = fs::read_to_string(path).map_err(unreadable)?;
-        toml::from_str(&text).map_err(|e| ConfigError::Wrong { path: path.into(), why: e.to_string() })
+        toml::from_str(&text).map_err(|e| ConfigError::Wrong {
+            path: path.into(),
+            why: e.to_string(),
+        })
     }
 }
 
 fn standard_paths() -> Vec<PathBuf> {
-    let own = std::env::var_os("XDG_CONFIG_HOME").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let own = std::env::var_os("XDG_CONFIG_HOME")
+        .filter(|v| !v.is_empty())
+        .map(PathBuf::from);
     let own = own.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
-    own.map(|dir| dir.join("tributary/tributary.toml")).into_iter().chain([PathBuf::from(SYSTEM_FILE)]).collect()
+    own.map(|dir| dir.join("tributary/tributary.toml"))
+        .into_iter()
+        .chain([PathBuf::from(SYSTEM_FILE)])
+        .collect()
 }
 
 #[cfg(test)]
@@ -166,13 +186,21 @@ mod tests {
     fn every_key_of_the_documented_file_has_its_real_default() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/tributary.toml");
         let documented = fs::read_to_string(path).unwrap();
-        assert_eq!(load(&documented).unwrap(), Config::default(), "as it stands, the file changes nothing");
+        assert_eq!(
+            load(&documented).unwrap(),
+            Config::default(),
+            "as it stands, the file changes nothing"
+        );
         // Every key is there as a comment with its default: uncommented, it must still be the default.
         let mut keys = 0;
         let uncommented: String = documented
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(key) if key.split_once(" = ").is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase())) => {
+                Some(key)
+                    if key
+                        .split_once(" = ")
+                        .is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase())) =>
+                {
                     keys += 1;
                     format!("{key}\n")
                 }
@@ -180,14 +208,26 @@ mod tests {
             })
             .collect();
         assert_eq!(keys, 3, "a key is missing in the documented file");
-        assert_eq!(load(&uncommented).unwrap(), Config { lan: Lan { port: Some(DEFAULT_PORT), ..Lan::default() }, ..Config::default() });
+        assert_eq!(
+            load(&uncommented).unwrap(),
+            Config {
+                lan: Lan {
+                    port: Some(DEFAULT_PORT),
+                    ..Lan::default()
+                },
+                ..Config::default()
+            }
+        );
     }
 
     #[test]
     fn peers_are_addresses_with_an_optional_port() {
         let config = load("[lan]\npeers = [\"192.168.1.7\", \"192.168.1.8:99\", \"fe80::1\"]").unwrap();
         let addresses: Vec<String> = config.lan.peers.iter().map(|p| p.0.to_string()).collect();
-        assert_eq!(addresses, ["192.168.1.7:7436", "192.168.1.8:99", "[fe80::1]:7436"]);
+        assert_eq!(
+            addresses,
+            ["192.168.1.7:7436", "192.168.1.8:99", "[fe80::1]:7436"]
+        );
     }
 
     #[test]
@@ -208,6 +248,9 @@ mod tests {
     #[test]
     fn a_file_that_was_named_must_exist() {
         let error = Config::load(Some(Path::new("/nonexistent/tributary.toml"))).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/tributary.toml"), "{error}");
+        assert!(
+            error.to_string().contains("/nonexistent/tributary.toml"),
+            "{error}"
+        );
     }
 }

@@ -92,7 +92,9 @@ pub struct Household {
 
 impl fmt::Debug for Household {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Household").field("scratch", &self.scratch.0).finish_non_exhaustive()
+        f.debug_struct("Household")
+            .field("scratch", &self.scratch.0)
+            .finish_non_exhaustive()
     }
 }
 
@@ -105,7 +107,13 @@ impl Household {
         let tasks = Tasks::new();
         let scratch = Scratch::new()?;
         let authority = Authority::new()?;
-        let origin = Origin::start((Ipv4Addr::LOCALHOST, 0).into(), &[HOST], &authority, Options::default(), &tasks)?;
+        let origin = Origin::start(
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            &[HOST],
+            &authority,
+            Options::default(),
+            &tasks,
+        )?;
         let tls = trusting(&authority)?;
         let mut nodes = Vec::new();
         for (number, line) in (1u8..).zip(LINES) {
@@ -114,7 +122,13 @@ impl Household {
             nodes.push(Node::start(config).await?);
         }
         let digest = hex(&origin.content_sha256(SIZE));
-        let household = Self { nodes, origin, digest, tasks, scratch };
+        let household = Self {
+            nodes,
+            origin,
+            digest,
+            tasks,
+            scratch,
+        };
         household.meet().await?;
         Ok(household)
     }
@@ -146,7 +160,11 @@ impl Household {
         let all = tokio::time::timeout(MEET_WITHIN, lanes.wait_for(|set| set.len() == LINES.len()));
         let met = matches!(all.await, Ok(Ok(_)));
         let found = self.nodes[0].lanes().borrow().len();
-        if met { Ok(()) } else { Err(DemoError::NotFound { found }) }
+        if met {
+            Ok(())
+        } else {
+            Err(DemoError::NotFound { found })
+        }
     }
 }
 
@@ -154,11 +172,21 @@ fn trusting(authority: &Authority) -> Result<Arc<rustls::ClientConfig>, DemoErro
     let certificate = CertificateDer::from_pem_slice(authority.pem().as_bytes());
     let certificate = certificate.map_err(|e| DemoError::Certificate(e.to_string()))?;
     let mut roots = RootCertStore::empty();
-    roots.add(certificate).map_err(|e| DemoError::Certificate(e.to_string()))?;
-    crate::download::config_with(roots).map(Arc::new).map_err(|e| DemoError::Tls(e.into()))
+    roots
+        .add(certificate)
+        .map_err(|e| DemoError::Certificate(e.to_string()))?;
+    crate::download::config_with(roots)
+        .map(Arc::new)
+        .map_err(|e| DemoError::Tls(e.into()))
 }
 
-fn peer(number: u8, line: (&str, u64), state: StateDir, port: u16, tls: Arc<rustls::ClientConfig>) -> NodeConfig {
+fn peer(
+    number: u8,
+    line: (&str, u64),
+    state: StateDir,
+    port: u16,
+    tls: Arc<rustls::ClientConfig>,
+) -> NodeConfig {
     let uplink = format!("{} Mbit/s line", line.1);
     let rate = Some(Rate::bits(line.1 * 1_000_000));
     let limiters = Limiters::new([(uplink.clone(), Cap { down: rate, up: None })], Instant::now());
@@ -205,7 +233,10 @@ fn network(number: u8, uplink: String) -> Network {
         metric: 0,
         bind: false,
     };
-    Network { interfaces: vec![lan], uplinks: vec![line] }
+    Network {
+        interfaces: vec![lan],
+        uplinks: vec![line],
+    }
 }
 
 /// A directory of this run's own; removed when dropped.
@@ -215,7 +246,10 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Result<Self, DemoError> {
         let path = std::env::temp_dir().join(format!("tributary-demo-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|source| DemoError::Scratch { path: path.clone(), source })?;
+        fs::create_dir(&path).map_err(|source| DemoError::Scratch {
+            path: path.clone(),
+            source,
+        })?;
         Ok(Self(path))
     }
 }

@@ -37,9 +37,14 @@ impl Book {
             tracing::warn!(%error, "the addresses of known peers cannot be read");
             None
         });
-        let entries = bytes.and_then(|b| serde_json::from_slice::<VecDeque<Entry>>(&b).ok()).unwrap_or_default();
+        let entries = bytes
+            .and_then(|b| serde_json::from_slice::<VecDeque<Entry>>(&b).ok())
+            .unwrap_or_default();
         let skip = entries.len().saturating_sub(MAX_ENTRIES);
-        Self { entries: entries.into_iter().skip(skip).collect(), changed: false }
+        Self {
+            entries: entries.into_iter().skip(skip).collect(),
+            changed: false,
+        }
     }
 
     pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::api::convert::{UNEXPECTED, USAGE};
+use crate::api::convert::USAGE;
 use crate::api::{self, Done, Failed, GetRequest, Handler, Lent, Status, To, Transfer};
 use crate::download::{self, Context, Destination, Job};
 
@@ -32,7 +32,11 @@ impl Handler for Node {
         let lent = self.relay.lent();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
-            device: api::Device { id: self.id.to_string(), name: self.name.clone(), port: self.port },
+            device: api::Device {
+                id: self.id.to_string(),
+                name: self.name.clone(),
+                port: self.port,
+            },
             peers: self.links.all().iter().map(|l| peer(l)).collect(),
             lanes: lanes
                 .iter()
@@ -44,12 +48,25 @@ impl Handler for Node {
                         lent: info.peer.is_some(),
                         kind: info.kind,
                         metered: info.metered,
-                        rate: self.rates.of(info.peer, &info.uplink).or(info.hint).map(Rate::as_bits),
+                        rate: self
+                            .rates
+                            .of(info.peer, &info.uplink)
+                            .or(info.hint)
+                            .map(Rate::as_bits),
                     }
                 })
                 .collect(),
-            transfers: self.transfers().running.values().map(|p| (&*p.borrow()).into()).collect(),
-            lent: Lent { tunnels: lent.all.open, down: lent.all.down, up: lent.all.up },
+            transfers: self
+                .transfers()
+                .running
+                .values()
+                .map(|p| (&*p.borrow()).into())
+                .collect(),
+            lent: Lent {
+                tunnels: lent.all.open,
+                down: lent.all.down,
+                up: lent.all.up,
+            },
         }
     }
 
@@ -59,8 +76,14 @@ impl Handler for Node {
         let (progress, outcome) = self.download(job, to, stop.clone())?;
         let (told, receiver) = watch::channel(api::Progress::default());
         self.transfer_tasks.spawn("progress", follow(progress, told));
-        let outcome = outcome.map(|result| result.map(Done::from).map_err(Failed::from)).boxed();
-        Ok(Transfer { progress: receiver, outcome, stop })
+        let outcome = outcome
+            .map(|result| result.map(Done::from).map_err(Failed::from))
+            .boxed();
+        Ok(Transfer {
+            progress: receiver,
+            outcome,
+            stop,
+        })
     }
 }
 
@@ -78,7 +101,11 @@ impl Node {
         stop: CancellationToken,
     ) -> Result<(watch::Receiver<download::Progress>, Outcome), Failed> {
         let tls = self.origin_tls()?;
-        let context = Context { lanes: self.lanes(), tls, tasks: self.transfer_tasks.child() };
+        let context = Context {
+            lanes: self.lanes(),
+            tls,
+            tasks: self.transfer_tasks.child(),
+        };
         let (sender, progress) = watch::channel(download::Progress::default());
         let number = self.register(progress.clone());
         let transfers = Arc::clone(&self.transfers);
@@ -87,9 +114,14 @@ impl Node {
             unlocked(&transfers).running.remove(&number);
             outcome
         });
-        self.transfer_tasks.spawn("learn-rates", learn(progress.clone(), self.rates.clone()));
+        self.transfer_tasks
+            .spawn("learn-rates", learn(progress.clone(), self.rates.clone()));
         let outcome = async move {
-            running.await.unwrap_or_else(|e| Err(download::DownloadError::Tls(format!("the download's task failed: {e}"))))
+            running.await.unwrap_or_else(|e| {
+                Err(download::DownloadError::Tls(format!(
+                    "the download's task failed: {e}"
+                )))
+            })
         };
         Ok((progress, outcome.boxed()))
     }
@@ -145,22 +177,40 @@ async fn follow(mut from: watch::Receiver<download::Progress>, to: watch::Sender
 ///
 /// # Errors
 /// Where the URL, a header, or the checksum is not one.
-pub fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
+pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
     let wrong = |message: String| Failed { code: USAGE, message };
-    let url = Url::parse(&request.url)
-        .map_err(|e| wrong(format!("`{}` is not a URL ({e}); write one such as https://example.org/file", request.url)))?;
+    let url = Url::parse(&request.url).map_err(|e| {
+        wrong(format!(
+            "`{}` is not a URL ({e}); write one such as https://example.org/file",
+            request.url
+        ))
+    })?;
     let mut headers = Vec::new();
     for (name, value) in &request.headers {
-        let parsed = HeaderName::from_str(name).ok().zip(HeaderValue::from_str(value).ok());
+        let parsed = HeaderName::from_str(name)
+            .ok()
+            .zip(HeaderValue::from_str(value).ok());
         headers.push(parsed.ok_or_else(|| wrong(format!("`{name}` is not a header that can be sent")))?);
     }
     let wrong_digest = || wrong("a SHA-256 is 64 hexadecimal digits".into());
-    let sha256 = request.sha256.as_deref().map(|hex| sha256_from_hex(hex).ok_or_else(wrong_digest)).transpose()?;
+    let sha256 = request
+        .sha256
+        .as_deref()
+        .map(|hex| sha256_from_hex(hex).ok_or_else(wrong_digest))
+        .transpose()?;
     let to = match request.to {
         To::File(path) => Destination::File(path),
         To::Directory(path) => Destination::Directory(path),
     };
-    Ok((Job { url, headers, sha256, pool: request.pool }, to))
+    Ok((
+        Job {
+            url,
+            headers,
+            sha256,
+            pool: request.pool,
+        },
+        to,
+    ))
 }
 
 /// Remembers what each lane brings while a download runs: the hint for the next one.

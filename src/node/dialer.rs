@@ -46,7 +46,11 @@ pub(super) struct Dialer {
 
 impl Dialer {
     pub(super) const fn new(now: Instant) -> Self {
-        Self { targets: BTreeMap::new(), budget: BURST, filled: now }
+        Self {
+            targets: BTreeMap::new(),
+            budget: BURST,
+            filled: now,
+        }
     }
 
     /// A target became known, or is at other addresses now: it is dialled at once.
@@ -61,7 +65,12 @@ impl Dialer {
             }
             None if full => {}
             None => {
-                let state = State { addresses, next: now, pause: FIRST_PAUSE, busy: false };
+                let state = State {
+                    addresses,
+                    next: now,
+                    pause: FIRST_PAUSE,
+                    busy: false,
+                };
                 self.targets.insert(target, state);
             }
         }
@@ -74,7 +83,11 @@ impl Dialer {
 
     /// The link to a peer at this address broke: whoever is there is dialled again soon.
     pub(super) fn broke(&mut self, address: SocketAddr, now: Instant) {
-        for state in self.targets.values_mut().filter(|s| s.addresses.contains(&address)) {
+        for state in self
+            .targets
+            .values_mut()
+            .filter(|s| s.addresses.contains(&address))
+        {
             state.next = now + REDIAL;
             state.pause = FIRST_PAUSE;
         }
@@ -107,7 +120,11 @@ impl Dialer {
     /// When there may be somebody to dial.
     pub(super) fn timeout(&self, now: Instant) -> Option<Instant> {
         let next = self.targets.values().filter(|s| !s.busy).map(|s| s.next).min()?;
-        let budget = if self.budget >= 1.0 { now } else { now + Duration::from_secs_f64(1.0 / PER_SECOND) };
+        let budget = if self.budget >= 1.0 {
+            now
+        } else {
+            now + Duration::from_secs_f64(1.0 / PER_SECOND)
+        };
         Some(next.max(budget))
     }
 }
@@ -172,7 +189,10 @@ mod tests {
                 dials += 1;
             }
         }
-        assert!(dials <= (BURST + 10.0 * PER_SECOND) as usize, "{dials} dials in 10 s");
+        assert!(
+            dials <= (BURST + 10.0 * PER_SECOND) as usize,
+            "{dials} dials in 10 s"
+        );
     }
 
     #[test]

@@ -31,7 +31,11 @@ pub(super) struct Rates(Arc<Mutex<BTreeMap<Name, Rate>>>);
 
 impl Rates {
     pub(super) fn of(&self, peer: Option<PeerId>, uplink: &str) -> Option<Rate> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&(peer, uplink.into())).copied()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&(peer, uplink.into()))
+            .copied()
     }
 
     pub(super) fn measured(&self, peer: Option<PeerId>, uplink: &str, rate: Rate) {
@@ -70,7 +74,14 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn new(resolver: Resolver, limiters: Limiters) -> Self {
         let (set, _) = watch::channel(LaneSet::default());
-        Self { entries: BTreeMap::new(), next: 0, resolver, limiters, rates: Rates::default(), set }
+        Self {
+            entries: BTreeMap::new(),
+            next: 0,
+            resolver,
+            limiters,
+            rates: Rates::default(),
+            set,
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<LaneSet> {
@@ -105,7 +116,13 @@ impl Lanes {
             };
             let limiter = self.limiters.of(&uplink.name);
             let lane = Arc::new(OwnLane::new(info, uplink.clone(), self.resolver.clone(), limiter));
-            self.entries.insert(way, Entry { lane, origin: Origin::Own(uplink.clone()) });
+            self.entries.insert(
+                way,
+                Entry {
+                    lane,
+                    origin: Origin::Own(uplink.clone()),
+                },
+            );
         }
         self.publish();
     }
@@ -135,7 +152,16 @@ impl Lanes {
                 hint: self.rates.of(Some(link.peer()), &offer.name).or(offer.down),
             };
             let lane = Arc::new(PeerLane::new(info, Arc::clone(link), id));
-            self.entries.insert(way, Entry { lane, origin: Origin::Lent { link: Arc::clone(link), offer } });
+            self.entries.insert(
+                way,
+                Entry {
+                    lane,
+                    origin: Origin::Lent {
+                        link: Arc::clone(link),
+                        offer,
+                    },
+                },
+            );
         }
         self.publish();
     }
@@ -195,7 +221,10 @@ mod tests {
     }
 
     fn lanes() -> Lanes {
-        Lanes::new(Resolver::new(BTreeMap::new(), &Tasks::new()), Limiters::new([], Instant::now()))
+        Lanes::new(
+            Resolver::new(BTreeMap::new(), &Tasks::new()),
+            Limiters::new([], Instant::now()),
+        )
     }
 
     fn ids(lanes: &Lanes) -> Vec<u64> {
@@ -205,17 +234,26 @@ mod tests {
     #[test]
     fn a_device_with_two_uplinks_offers_two_lanes() {
         let mut lanes = lanes();
-        lanes.own(&Network { interfaces: vec![], uplinks: vec![uplink(1, 1), uplink(2, 2)] });
+        lanes.own(&Network {
+            interfaces: vec![],
+            uplinks: vec![uplink(1, 1), uplink(2, 2)],
+        });
         let set = lanes.subscribe().borrow().clone();
         let names: Vec<_> = set.iter().map(|l| l.info().uplink.as_str()).collect();
         assert_eq!(names, ["wan1", "wan2"]);
-        assert!(set.iter().all(|l| l.info().peer.is_none() && l.info().owner == THIS_DEVICE));
+        assert!(
+            set.iter()
+                .all(|l| l.info().peer.is_none() && l.info().owner == THIS_DEVICE)
+        );
     }
 
     #[test]
     fn an_uplink_that_stays_keeps_its_lane_and_one_that_changes_gets_a_new_one() {
         let mut lanes = lanes();
-        let both = |last| Network { interfaces: vec![], uplinks: vec![uplink(1, 1), uplink(2, last)] };
+        let both = |last| Network {
+            interfaces: vec![],
+            uplinks: vec![uplink(1, 1), uplink(2, last)],
+        };
         lanes.own(&both(2));
         assert_eq!(ids(&lanes), [0, 1]);
         lanes.own(&both(2));
@@ -231,7 +269,10 @@ mod tests {
     fn what_a_way_brought_before_is_a_hint_for_its_next_lane() {
         let mut lanes = lanes();
         lanes.rates().measured(None, "wan1", Rate::bits(5));
-        lanes.own(&Network { interfaces: vec![], uplinks: vec![uplink(1, 1)] });
+        lanes.own(&Network {
+            interfaces: vec![],
+            uplinks: vec![uplink(1, 1)],
+        });
         assert_eq!(lanes.subscribe().borrow()[0].info().hint, Some(Rate::bits(5)));
     }
 }

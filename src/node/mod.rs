@@ -15,7 +15,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -23,7 +23,7 @@ use crate::api;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryError};
 use crate::identity::{DeviceKey, StateDir, StateError};
 use crate::lane::LaneSet;
-use crate::link::{DEFAULT_PORT, LinkConfig, LinkError, Links, Offer};
+use crate::link::{DEFAULT_PORT, LinkConfig, LinkError, Links};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
 use crate::types::PeerId;
@@ -93,7 +93,10 @@ pub struct Node {
 
 impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Node").field("id", &self.id).field("port", &self.port).finish_non_exhaustive()
+        f.debug_struct("Node")
+            .field("id", &self.id)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
     }
 }
 
@@ -114,10 +117,18 @@ impl Node {
         let relay = Relay::with_resolver(config.relay, resolver.clone(), network.clone(), &tasks);
         let (offers, offer_receiver) = watch::channel(run::offers(&network.borrow(), &relay));
         let gate = run::gate(network.clone(), config.interfaces.clone());
-        let link_config = LinkConfig { port: 0, name: config.name.clone(), offers: offer_receiver, gate };
+        let link_config = LinkConfig {
+            port: 0,
+            name: config.name.clone(),
+            offers: offer_receiver,
+            gate,
+        };
         let (links, link_events, tunnels) = start_links(link_config, config.port, &key, &tasks)?;
         let port = links.port()?;
-        let discovery = DiscoveryConfig { port, interfaces: config.interfaces };
+        let discovery = DiscoveryConfig {
+            port,
+            interfaces: config.interfaces,
+        };
         let (_, found) = Discovery::start(discovery, network.clone(), &tasks)?;
         let mut lanes = Lanes::new(resolver, limiters);
         lanes.own(&network.borrow());
@@ -201,11 +212,30 @@ fn seed(key: &DeviceKey) -> uplink::Seed {
 }
 
 /// Takes the port that was asked for; where none was, the well-known one or else any.
-fn start_links(config: LinkConfig, port: Option<u16>, key: &DeviceKey, tasks: &Tasks) -> Result<StartedLinks, LinkError> {
+fn start_links(
+    config: LinkConfig,
+    port: Option<u16>,
+    key: &DeviceKey,
+    tasks: &Tasks,
+) -> Result<StartedLinks, LinkError> {
     let wanted = port.unwrap_or(DEFAULT_PORT);
-    let again = LinkConfig { offers: config.offers.clone(), gate: Arc::clone(&config.gate), name: config.name.clone(), port: 0 };
-    match Links::start(LinkConfig { port: wanted, ..config }, key, tasks) {
-        Err(LinkError::Bind { source, .. }) if port.is_none() && source.kind() == io::ErrorKind::AddrInUse => {
+    let again = LinkConfig {
+        offers: config.offers.clone(),
+        gate: Arc::clone(&config.gate),
+        name: config.name.clone(),
+        port: 0,
+    };
+    match Links::start(
+        LinkConfig {
+            port: wanted,
+            ..config
+        },
+        key,
+        tasks,
+    ) {
+        Err(LinkError::Bind { source, .. })
+            if port.is_none() && source.kind() == io::ErrorKind::AddrInUse =>
+        {
             Links::start(again, key, tasks)
         }
         decided => decided,

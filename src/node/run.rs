@@ -144,7 +144,11 @@ fn dialled(dialer: &mut Dialer, target: &Target, result: &Result<PeerId, DialErr
 fn found(dialer: &mut Dialer, event: Found) {
     match event {
         Found::Found(candidate) => {
-            dialer.add(Target::Found(candidate.instance), candidate.addresses, Instant::now());
+            dialer.add(
+                Target::Found(candidate.instance),
+                candidate.addresses,
+                Instant::now(),
+            );
         }
         Found::Lost { instance } => dialer.forget(&Target::Found(instance)),
     }
