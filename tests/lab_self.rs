@@ -1,6 +1,12 @@
 //! The lab measured by itself: what it promises about rates, delays and losses must be so before anything else is
 //! measured with it.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of these tests fail them"
+)]
+
 mod lab;
 
 use std::fs;
