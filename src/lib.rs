@@ -8,7 +8,6 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod discovery;
-pub mod download;
 pub mod identity;
 pub mod lane;
 pub mod link;
