@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 
 use super::digest::{self, Prefix};
-use super::journal::{self, Boot, Contents, Journal, Leaf, piece_range};
+use super::journal::{Boot, Contents, Journal, Leaf, piece_range};
 use super::medium::Medium;
 use super::room::Room;
 use super::survey::{boot, survey};
