@@ -514,7 +514,7 @@ mod tests {
     fn records_of_an_older_journal_are_never_read_behind_a_new_base() {
         let (old, _) = written(&[(0, 10), (20, 10), (40, 10)]);
         let (new, all) = written(&[]);
-        let mut bytes = old.clone();
+        let mut bytes = old;
         bytes[..new.len()].copy_from_slice(&new);
         assert_eq!(parse(&bytes).map(|(c, _)| c), Ok(all));
     }
