@@ -7,6 +7,7 @@ use crate::types::LaneId;
 use super::Action;
 use super::LeaseId;
 use super::Scheduler;
+use super::config::MIN_STEAL;
 use super::plan::Plan;
 use super::plan::View;
 
@@ -113,10 +114,10 @@ impl Scheduler {
         } else {
             (2.0 * after).max(5.0 * share * plan.finish)
         };
-        let late = plan
-            .lanes
-            .iter()
-            .filter(|v| v.leases > 0 && thief.is_none_or(|t| t.id != v.id) && v.eta() - plan.finish > slack);
+        let late = plan.lanes.iter().filter(|v| {
+            let takes = thief.map_or(v.steady || v.start > plan.finish, |t| t.id != v.id);
+            v.leases > 0 && takes && v.eta() - plan.finish > slack
+        });
         let Some(victim) = late.max_by(|a, b| a.eta().total_cmp(&b.eta())) else {
             return false;
         };
@@ -133,7 +134,13 @@ impl Scheduler {
         // What is on its way comes anyway.
         let coming = if flows { victim.rate * victim.latency } else { 0.0 };
         let gain = wanted.min(left.len() as f64 - coming);
-        if gain < self.config.min_lease as f64 / 2.0 {
+        if gain
+            < if thief.is_some() {
+                MIN_STEAL
+            } else {
+                self.config.min_lease as f64 / 2.0
+            }
+        {
             return false;
         }
         let end = left.end - gain as u64;

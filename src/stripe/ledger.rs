@@ -44,6 +44,8 @@ pub(super) struct Advance {
     /// All bytes that belong to the lease, new or not.
     pub(super) taken: u64,
     pub(super) finished: bool,
+    /// Somebody else has brought all it has left.
+    pub(super) pointless: bool,
     /// A rival that is no longer needed: it was overtaken, or all it had left is done.
     pub(super) beaten: Option<LeaseId>,
 }
@@ -143,9 +145,11 @@ impl Ledger {
         lease.left = ByteRange::new(came.end, lease.left.end);
         lease.first_byte.get_or_insert(now);
         lease.last_byte = Some(now);
+        let (lease_left, raced) = (lease.left, lease.raced);
         let (lane, finished, rival, chases) = (lease.lane, lease.left.is_empty(), lease.rival, lease.chases);
         let new = self.done.insert(came);
         self.duplicated += came.len() - new;
+        let pointless = !finished && raced && self.done.contains(lease_left);
         let beaten = rival.filter(|r| {
             self.leases
                 .get(r)
@@ -159,6 +163,7 @@ impl Ledger {
             new,
             taken: came.len(),
             finished,
+            pointless,
             beaten,
         })
     }

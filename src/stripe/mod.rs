@@ -125,8 +125,9 @@ pub struct Scheduler {
     seed: u64,
     /// Something changed since the last decision.
     dirty: bool,
-    /// The caller's time at its last call.
+    /// The caller's time at its last call, and at its last `tick`.
     now: Instant,
+    ticked: Instant,
 }
 
 impl Scheduler {
@@ -142,6 +143,7 @@ impl Scheduler {
             seed,
             dirty: true,
             now,
+            ticked: now,
         }
     }
 
@@ -213,7 +215,10 @@ impl Scheduler {
         if let Some(loser) = came.beaten {
             self.cancel(loser, now);
         }
-        if came.finished || came.beaten.is_some() {
+        if came.pointless {
+            self.cancel(lease, now);
+        }
+        if came.finished || came.pointless || came.beaten.is_some() {
             self.dirty = true;
         }
         came.new
@@ -252,6 +257,7 @@ impl Scheduler {
     /// Time has passed: looks for stalls, ends waits, decides again.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
+        self.ticked = now;
         self.watch(now);
         self.dirty = true;
     }

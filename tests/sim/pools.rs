@@ -40,7 +40,7 @@ pub(crate) struct Pool {
 }
 
 /// Longest transfer that is simulated, in seconds of the ideal.
-const LONGEST: f64 = 150.0;
+const LONGEST: f64 = 40.0;
 
 /// 1 to 16 lanes of 0.5 to 100 Mbit/s and 5 to 150 ms; 4 MiB to 1 GiB. Half of the pools hold still, the others
 /// wobble, change, stall for a moment, come and go.
