@@ -100,7 +100,10 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE)) => {
-                write!(f, "answered {status} here: the origin may tie the link to one address")
+                write!(
+                    f,
+                    "answered {status} here: the origin may tie the link to one address"
+                )
             }
             Self::Status(status) => write!(f, "answered {status} here"),
             Self::NoRange => f.write_str("no ranges here"),
@@ -167,7 +170,11 @@ fn partial(asked: Asked<'_>, head: &HeaderMap) -> Verdict {
             return Verdict::Ineligible(Why::OtherMedia);
         }
     }
-    let Some(skip) = want.start.checked_sub(body.start).filter(|_| want.start < body.end) else {
+    let Some(skip) = want
+        .start
+        .checked_sub(body.start)
+        .filter(|_| want.start < body.end)
+    else {
         return Verdict::Broken("Content-Range without the first byte asked for");
     };
     if skip > MAX_SKIP {
@@ -224,7 +231,9 @@ fn content_length(head: &HeaderMap) -> Result<Option<u64>, ()> {
         return Ok(None);
     }
     let values = &mut head.get_all(CONTENT_LENGTH).iter();
-    ContentLength::decode(values).map(|len| Some(len.0)).map_err(|_| ())
+    ContentLength::decode(values)
+        .map(|len| Some(len.0))
+        .map_err(|_| ())
 }
 
 #[derive(Debug, PartialEq, Eq)]

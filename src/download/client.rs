@@ -180,7 +180,11 @@ impl Connection {
     /// Whether the next request could go over it, as far as can be seen without waiting.
     pub(super) fn is_reusable(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        !self.drive(&mut cx) && self.sender.poll_ready(&mut cx).is_ready_and(|ready| ready.is_ok())
+        !self.drive(&mut cx)
+            && self
+                .sender
+                .poll_ready(&mut cx)
+                .is_ready_and(|ready| ready.is_ok())
     }
 
     /// Lets the connection work; says whether it has ended.

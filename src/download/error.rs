@@ -74,7 +74,9 @@ pub enum DownloadError {
         times: u32,
     },
     /// For a long time no lane brought anything.
-    #[error("no lane brought a byte for {seconds} s (last: {detail}); run the same command again to continue")]
+    #[error(
+        "no lane brought a byte for {seconds} s (last: {detail}); run the same command again to continue"
+    )]
     Stalled {
         /// How long.
         seconds: u64,
@@ -82,7 +84,9 @@ pub enum DownloadError {
         detail: String,
     },
     /// One stream broke too often, and the origin cannot continue one.
-    #[error("the transfer broke {times} times (last: {detail}), and {host} cannot continue one in the middle")]
+    #[error(
+        "the transfer broke {times} times (last: {detail}), and {host} cannot continue one in the middle"
+    )]
     Broken {
         /// The origin.
         host: String,

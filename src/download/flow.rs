@@ -51,6 +51,12 @@ impl Sink {
     }
 }
 
+/// Hears of bytes that are written.
+pub(super) trait Report: Send + Sync {
+    /// The next `n` bytes, in order, are written.
+    fn written(&self, n: u64) -> impl Future<Output = ()> + Send;
+}
+
 /// Why a flow ended before its end.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FlowError {
@@ -89,13 +95,13 @@ pub(super) struct Landed {
 }
 
 impl Flow {
-    /// Writes the body up to its end or `limit`, whichever comes first; `limit` may sink while it runs. Calls `report`
-    /// with the number of bytes after each write. What was reported before an error stays written.
+    /// Writes the body up to its end or `limit`, whichever comes first; `limit` may sink while it runs. `report` hears of
+    /// each write. What was reported before an error stays written.
     pub(super) async fn run(
         mut self,
         limit: &AtomicU64,
         sink: &Sink,
-        report: impl AsyncFn(u64),
+        report: impl Report,
     ) -> Result<Landed, FlowError> {
         let mut writer = Writer::new(sink, self.at, report);
         let outcome = self.pump(limit, &mut writer).await;
@@ -110,7 +116,11 @@ impl Flow {
         })
     }
 
-    async fn pump<R: AsyncFn(u64)>(&mut self, limit: &AtomicU64, writer: &mut Writer<'_, R>) -> Result<(), FlowError> {
+    async fn pump<R: Report>(
+        &mut self,
+        limit: &AtomicU64,
+        writer: &mut Writer<'_, R>,
+    ) -> Result<(), FlowError> {
         let mut tick = interval(BLOCK_AGE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut silent = 0;
@@ -138,7 +148,7 @@ impl Flow {
     }
 
     /// Passes on what of `data` is wanted.
-    async fn take<R: AsyncFn(u64)>(
+    async fn take<R: Report>(
         &mut self,
         mut data: Bytes,
         end: u64,
@@ -165,7 +175,7 @@ enum Next {
     Tick,
 }
 
-async fn next<R: AsyncFn(u64)>(
+async fn next<R: Report>(
     connection: &mut Connection,
     body: &mut Incoming,
     writer: &mut Writer<'_, R>,
@@ -198,7 +208,7 @@ struct Writer<'a, R> {
     spare: Option<Vec<u8>>,
 }
 
-impl<'a, R: AsyncFn(u64)> Writer<'a, R> {
+impl<'a, R: Report> Writer<'a, R> {
     fn new(sink: &'a Sink, at: u64, report: R) -> Self {
         Self {
             sink,
@@ -272,7 +282,7 @@ impl<'a, R: AsyncFn(u64)> Writer<'a, R> {
         let len = block.len() as u64;
         block.clear();
         self.spare = Some(block);
-        (self.report)(len).await;
+        self.report.written(len).await;
         Ok(())
     }
 

@@ -120,7 +120,9 @@ impl Member {
 
     /// Its rate over the time it had work.
     pub(super) fn mean_rate(&self, now: Instant) -> Rate {
-        let running = self.since.map_or(Duration::ZERO, |s| now.saturating_duration_since(s));
+        let running = self
+            .since
+            .map_or(Duration::ZERO, |s| now.saturating_duration_since(s));
         Rate::of(self.bytes, self.active + running)
     }
 
@@ -130,7 +132,9 @@ impl Member {
             (Some(why), _) => LaneState::Ineligible(why.to_string()),
             (None, Some(stripe::LaneState::Active)) => LaneState::Active,
             (None, Some(stripe::LaneState::Parked { until })) => LaneState::Parked { until },
-            (None, Some(stripe::LaneState::Ineligible)) => LaneState::Ineligible("it cannot serve this".to_owned()),
+            (None, Some(stripe::LaneState::Ineligible)) => {
+                LaneState::Ineligible("it cannot serve this".to_owned())
+            }
             (None, Some(stripe::LaneState::Idle(stripe::Why::TooSlow))) => {
                 LaneState::Idle("too slow to help with the rest".to_owned())
             }

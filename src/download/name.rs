@@ -92,7 +92,10 @@ mod tests {
     fn named(url: &str, disposition: Option<&str>) -> String {
         let mut head = HeaderMap::new();
         if let Some(text) = disposition {
-            head.insert(CONTENT_DISPOSITION, HeaderValue::from_bytes(text.as_bytes()).unwrap());
+            head.insert(
+                CONTENT_DISPOSITION,
+                HeaderValue::from_bytes(text.as_bytes()).unwrap(),
+            );
         }
         of(&Url::parse(url).unwrap(), Some(&head))
     }
@@ -102,9 +105,15 @@ mod tests {
         let url = "https://a.example/x/tool%20v1.iso?token=1#f";
         assert_eq!(named(url, None), "tool v1.iso");
         assert_eq!(named(url, Some("attachment; filename=a.zip")), "a.zip");
-        assert_eq!(named(url, Some("attachment; filename=\"a \\\"b\\\"; c.zip\"; x=y")), "a \"b\"; c.zip");
         assert_eq!(
-            named(url, Some("attachment; filename=\"e.txt\"; filename*=UTF-8''%e2%82%ac.txt")),
+            named(url, Some("attachment; filename=\"a \\\"b\\\"; c.zip\"; x=y")),
+            "a \"b\"; c.zip"
+        );
+        assert_eq!(
+            named(
+                url,
+                Some("attachment; filename=\"e.txt\"; filename*=UTF-8''%e2%82%ac.txt")
+            ),
             "€.txt"
         );
         assert_eq!(named(url, Some("inline")), "tool v1.iso");
@@ -122,7 +131,10 @@ mod tests {
             "attachment; filename*=UTF-8''%00",
         ] {
             let name = named("https://a.example/f", Some(wish));
-            assert!(!name.contains(['/', '\0']) && !name.starts_with('.') && !name.is_empty(), "{wish}: {name}");
+            assert!(
+                !name.contains(['/', '\0']) && !name.starts_with('.') && !name.is_empty(),
+                "{wish}: {name}"
+            );
         }
     }
 }

@@ -67,7 +67,9 @@ pub(super) fn allowed<'a>(
     headers: &'a [(HeaderName, HeaderValue)],
 ) -> impl Iterator<Item = &'a (HeaderName, HeaderValue)> + use<'a> {
     let home = same_origin(original, to);
-    headers.iter().filter(move |(name, _)| home || HARMLESS.contains(name))
+    headers
+        .iter()
+        .filter(move |(name, _)| home || HARMLESS.contains(name))
 }
 
 fn host(url: &Url) -> &str {
@@ -89,8 +91,14 @@ mod tests {
         let from = "https://a.example/x/y?z=1#f";
         assert_eq!(follow(from, "w"), Ok("https://a.example/x/w".into()));
         assert_eq!(follow(from, "//b.example/q#g"), Ok("https://b.example/q".into()));
-        assert_eq!(follow("http://a.example/", "https://b.example/q"), Ok("https://b.example/q".into()));
-        assert_eq!(follow(from, "https://u:p@b.example/"), Ok("https://b.example/".into()));
+        assert_eq!(
+            follow("http://a.example/", "https://b.example/q"),
+            Ok("https://b.example/q".into())
+        );
+        assert_eq!(
+            follow(from, "https://u:p@b.example/"),
+            Ok("https://b.example/".into())
+        );
     }
 
     #[test]
@@ -100,8 +108,14 @@ mod tests {
             follow(from, "http://b.example/"),
             Err(RedirectError::Downgrade("b.example".into()))
         );
-        assert_eq!(follow(from, "file:///etc/passwd"), Err(RedirectError::Scheme("file".into())));
-        assert_eq!(follow(from, "ftp://b.example/"), Err(RedirectError::Scheme("ftp".into())));
+        assert_eq!(
+            follow(from, "file:///etc/passwd"),
+            Err(RedirectError::Scheme("file".into()))
+        );
+        assert_eq!(
+            follow(from, "ftp://b.example/"),
+            Err(RedirectError::Scheme("ftp".into()))
+        );
         assert_eq!(follow(from, "https://"), Err(RedirectError::NoLocation));
     }
 
@@ -121,7 +135,9 @@ mod tests {
             .map(|n| (HeaderName::from_static(n), HeaderValue::from_static("v")));
         let sent = |to: &str| {
             let to = Url::parse(to).unwrap();
-            allowed(&original, &to, &headers).map(|(n, _)| n.as_str()).collect::<Vec<_>>()
+            allowed(&original, &to, &headers)
+                .map(|(n, _)| n.as_str())
+                .collect::<Vec<_>>()
         };
         assert_eq!(sent("https://a.example:443/other").len(), 5);
         for other in [

@@ -31,6 +31,13 @@ pub(super) struct Shared {
     pub(super) tasks: Tasks,
 }
 
+impl Shared {
+    /// The origin's name, for messages.
+    pub(super) fn host(&self) -> String {
+        self.job.url.host_str().unwrap_or_default().to_owned()
+    }
+}
+
 /// One lane's way to the job's content.
 #[derive(Debug)]
 pub(super) struct Route {
@@ -129,8 +136,11 @@ impl Route {
     pub(super) async fn connection(&self, endpoint: &Endpoint) -> Result<Connection, OpenError> {
         while let Some(spare) = self.take(endpoint) {
             match spare {
-                Spare::Open(_, mut connection) if connection.is_reusable() => return Ok(*connection),
-                Spare::Open(..) => {}
+                Spare::Open(_, mut connection) => {
+                    if connection.is_reusable() {
+                        return Ok(*connection);
+                    }
+                }
                 Spare::Opening(_, task) => {
                     if let Ok(Some(opened)) = task.await {
                         return opened;

@@ -47,7 +47,10 @@ fn roots() -> (RootCertStore, String) {
     }
     let (added, _unusable) = roots.add_parsable_certificates(found.certs);
     if added > 0 {
-        return (roots, format!("{added} authorities of the system's certificate store"));
+        return (
+            roots,
+            format!("{added} authorities of the system's certificate store"),
+        );
     }
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     let source = format!(
@@ -61,7 +64,8 @@ fn roots() -> (RootCertStore, String) {
 fn provider() -> CryptoProvider {
     let mut provider = ring::default_provider();
     if !has_aes() {
-        let chacha = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).contains("CHACHA20");
+        let chacha =
+            |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).contains("CHACHA20");
         // A stable sort keeps the order within both kinds.
         provider.cipher_suites.sort_by_key(|suite| !chacha(suite));
     }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use super::answer::{Asked, Known, Verdict, Why, judge};
 use super::ask::{Answer, AskError, Question, ask};
 use super::client::OpenError;
-use super::flow::{Flow, FlowError, Sink};
+use super::flow::{Flow, FlowError, Report, Sink};
 use super::generation;
 use super::route::Route;
 use crate::lane::DialError;
@@ -48,6 +49,8 @@ pub(super) enum End {
     Done,
     /// The lane failed, for the scheduler and in words.
     Failed(Failure, String),
+    /// The origin failed.
+    Fault(StatusCode),
     /// The lane cannot serve this job.
     Ineligible(Why),
     /// The lane brings another version of the content.
@@ -93,13 +96,17 @@ async fn work_on(lease: &mut Lease, fetch: &Fetch, at: &mut u64) -> End {
             return End::Done;
         }
         if let Some(ready) = lease.answer.take() {
-            if let Err(end) = land(lease, fetch, ready, at).await {
+            if let Err(end) = land((lease.id, &lease.end, &lease.route), fetch, ready, at).await {
                 return end;
             }
             continue;
         }
         let range = ByteRange::new(*at, end);
-        let condition = if plainly { None } else { generation::if_range(&lease.known.generation) };
+        let condition = if plainly {
+            None
+        } else {
+            generation::if_range(&lease.known.generation)
+        };
         let conditional = condition.is_some();
         let question = Question {
             range: Some(range),
@@ -128,7 +135,12 @@ async fn work_on(lease: &mut Lease, fetch: &Fetch, at: &mut u64) -> End {
 }
 
 /// Lets an answer's body flow into the file, up to the lease's end.
-async fn land(lease: &Lease, fetch: &Fetch, ready: Ready, at: &mut u64) -> Result<(), End> {
+async fn land(
+    (id, end, route): (LeaseId, &AtomicU64, &Route),
+    fetch: &Fetch,
+    ready: Ready,
+    at: &mut u64,
+) -> Result<(), End> {
     let Ready { answer, body, skip } = ready;
     let flow = Flow {
         connection: answer.connection,
@@ -138,21 +150,37 @@ async fn land(lease: &Lease, fetch: &Fetch, ready: Ready, at: &mut u64) -> Resul
         end: Some(body.end),
     };
     let written = AtomicU64::new(*at);
-    let report = async |n| {
-        written.fetch_add(n, Ordering::Relaxed);
-        let _ = fetch.news.send(News::Bytes(lease.id, n)).await;
+    let report = Tell {
+        id,
+        written: &written,
+        news: &fetch.news,
     };
-    let landed = flow.run(&lease.end, &fetch.sink, report).await;
+    let landed = flow.run(end, &fetch.sink, report).await;
     *at = written.load(Ordering::Relaxed);
     match landed {
         Ok(landed) => {
             if let Some(connection) = landed.connection {
-                lease.route.put_back(answer.endpoint, connection);
+                route.put_back(answer.endpoint, connection);
             }
             Ok(())
         }
         Err(FlowError::Store(error)) => Err(End::Store(error)),
         Err(other) => Err(End::Failed(Failure::Broken, other.to_string())),
+    }
+}
+
+/// Tells the driver of written bytes.
+struct Tell<'a> {
+    id: LeaseId,
+    written: &'a AtomicU64,
+    news: &'a mpsc::Sender<News>,
+}
+
+impl Report for Tell<'_> {
+    async fn written(&self, n: u64) {
+        self.written.fetch_add(n, Ordering::Relaxed);
+        // Fails only where the driver is gone.
+        let _ = self.news.send(News::Bytes(self.id, n)).await;
     }
 }
 
@@ -186,8 +214,11 @@ fn rejected(verdict: Verdict, lease: &Lease) -> End {
             End::Failed(Failure::Refused { retry_after }, text)
         }
         Verdict::Ineligible(why) => End::Ineligible(why),
-        Verdict::OriginFault(status) => End::Failed(Failure::Origin, format!("the origin answered {status}")),
-        Verdict::Broken(what) => End::Failed(Failure::Broken, format!("an answer that contradicts itself: {what}")),
+        Verdict::OriginFault(status) => End::Fault(status),
+        Verdict::Broken(what) => End::Failed(
+            Failure::Broken,
+            format!("an answer that contradicts itself: {what}"),
+        ),
         // `ask` follows redirects, and neither of the others is a verdict on a lease.
         Verdict::Redirect | Verdict::Whole { .. } | Verdict::RetryPlain | Verdict::Accept { .. } => {
             End::Failed(Failure::Broken, "an answer out of place".to_owned())

@@ -34,7 +34,12 @@ fn lease(status: u16, lines: &[(&str, &str)]) -> Verdict {
         conditional: false,
         known: Some(&known),
     };
-    judge(asked, StatusCode::from_u16(status).unwrap(), &head(lines), SystemTime::UNIX_EPOCH)
+    judge(
+        asked,
+        StatusCode::from_u16(status).unwrap(),
+        &head(lines),
+        SystemTime::UNIX_EPOCH,
+    )
 }
 
 fn first(status: u16, lines: &[(&str, &str)]) -> Verdict {
@@ -43,7 +48,12 @@ fn first(status: u16, lines: &[(&str, &str)]) -> Verdict {
         conditional: false,
         known: None,
     };
-    judge(asked, StatusCode::from_u16(status).unwrap(), &head(lines), SystemTime::UNIX_EPOCH)
+    judge(
+        asked,
+        StatusCode::from_u16(status).unwrap(),
+        &head(lines),
+        SystemTime::UNIX_EPOCH,
+    )
 }
 
 fn accepted(verdict: &Verdict) -> Option<(ByteRange, u64)> {
@@ -55,7 +65,14 @@ fn accepted(verdict: &Verdict) -> Option<(ByteRange, u64)> {
 
 #[test]
 fn http_02_the_first_206_decides_and_says_the_total_and_the_generation() {
-    let got = first(206, &[("content-range", "bytes 0-99/1000"), ("content-length", "100"), ("etag", "\"a\"")]);
+    let got = first(
+        206,
+        &[
+            ("content-range", "bytes 0-99/1000"),
+            ("content-length", "100"),
+            ("etag", "\"a\""),
+        ],
+    );
     let body = ByteRange::new(0, 100);
     let validator = Some(Validator::ETag("\"a\"".into()));
     assert_eq!(
@@ -91,13 +108,22 @@ fn http_04_a_200_to_a_conditional_request_is_asked_again_plain() {
         conditional: true,
         known: Some(&known),
     };
-    let got = judge(asked, StatusCode::OK, &head(&[("etag", "\"b\"")]), SystemTime::UNIX_EPOCH);
+    let got = judge(
+        asked,
+        StatusCode::OK,
+        &head(&[("etag", "\"b\"")]),
+        SystemTime::UNIX_EPOCH,
+    );
     assert_eq!(got, Verdict::RetryPlain);
 }
 
 #[test]
 fn http_05_only_a_206_is_ever_accepted_within_a_file() {
-    let lines = [("content-range", "bytes 100-199/1000"), ("etag", "\"a\""), ("content-length", "100")];
+    let lines = [
+        ("content-range", "bytes 100-199/1000"),
+        ("etag", "\"a\""),
+        ("content-length", "100"),
+    ];
     for status in (100..600).filter(|s| *s != 206) {
         let got = lease(status, &lines);
         assert_eq!(accepted(&got), None, "{status}: {got:?}");
@@ -151,14 +177,23 @@ fn http_06_a_206_from_far_before_the_byte_asked_for_is_no_range() {
         conditional: false,
         known: Some(&known),
     };
-    let lines = head(&[("content-range", "bytes 0-2000000/18446744073709551615"), ("etag", "\"a\"")]);
+    let lines = head(&[
+        ("content-range", "bytes 0-2000000/18446744073709551615"),
+        ("etag", "\"a\""),
+    ]);
     let got = judge(asked, StatusCode::PARTIAL_CONTENT, &lines, SystemTime::UNIX_EPOCH);
     assert_eq!(got, Verdict::Ineligible(Why::NoRange));
 }
 
 #[test]
 fn http_07_a_multipart_answer_is_no_range() {
-    let got = lease(206, &[("content-type", "multipart/byteranges; boundary=x"), ("etag", "\"a\"")]);
+    let got = lease(
+        206,
+        &[
+            ("content-type", "multipart/byteranges; boundary=x"),
+            ("etag", "\"a\""),
+        ],
+    );
     assert_eq!(got, Verdict::Ineligible(Why::NoRange));
 }
 
@@ -166,16 +201,31 @@ fn http_07_a_multipart_answer_is_no_range() {
 fn http_08_another_total_or_validator_is_another_generation() {
     let of = |range: &str, etag: &str| lease(206, &[("content-range", range), ("etag", etag)]);
     let b = Some(Validator::ETag("\"b\"".into()));
-    assert_eq!(of("bytes 100-199/1000", "\"b\""), Verdict::Changed(Some((1000, b))));
+    assert_eq!(
+        of("bytes 100-199/1000", "\"b\""),
+        Verdict::Changed(Some((1000, b)))
+    );
     assert!(matches!(of("bytes 100-199/1001", "\"a\""), Verdict::Changed(_)));
     assert!(matches!(of("bytes 100-199/1000", "W/\"a\""), Verdict::Changed(_)));
-    assert!(matches!(lease(206, &[("content-range", "bytes 100-199/1000")]), Verdict::Changed(_)));
+    assert!(matches!(
+        lease(206, &[("content-range", "bytes 100-199/1000")]),
+        Verdict::Changed(_)
+    ));
     assert_eq!(lease(412, &[]), Verdict::Changed(None));
 }
 
 #[test]
 fn http_10_an_encoded_range_is_never_accepted() {
-    let of = |coding| lease(206, &[("content-range", "bytes 100-199/1000"), ("etag", "\"a\""), ("content-encoding", coding)]);
+    let of = |coding| {
+        lease(
+            206,
+            &[
+                ("content-range", "bytes 100-199/1000"),
+                ("etag", "\"a\""),
+                ("content-encoding", coding),
+            ],
+        )
+    };
     assert_eq!(of("gzip"), Verdict::Ineligible(Why::Encoded));
     assert_eq!(of("identity, br"), Verdict::Ineligible(Why::Encoded));
     assert!(accepted(&of("Identity")).is_some());
@@ -194,7 +244,10 @@ fn http_13_a_login_page_instead_of_the_content_is_other_media() {
     let page = ("content-type", "text/html; charset=utf-8");
     assert_eq!(lease(200, &[page]), Verdict::Ineligible(Why::OtherMedia));
     let range = ("content-range", "bytes 100-199/1000");
-    assert_eq!(lease(206, &[page, range, ("etag", "\"a\"")]), Verdict::Ineligible(Why::OtherMedia));
+    assert_eq!(
+        lease(206, &[page, range, ("etag", "\"a\"")]),
+        Verdict::Ineligible(Why::OtherMedia)
+    );
 }
 
 #[test]
@@ -209,13 +262,28 @@ fn http_16_retry_after_is_read_as_seconds_or_date_and_capped() {
     assert_eq!(of(&[("retry-after", "-1")]), None);
     assert_eq!(of(&[]), None);
     let date = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
-    assert_eq!(of(&[date, ("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT")]), Some(30));
-    assert_eq!(of(&[date, ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]), Some(0));
+    assert_eq!(
+        of(&[date, ("retry-after", "Sun, 06 Nov 1994 08:50:07 GMT")]),
+        Some(30)
+    );
+    assert_eq!(
+        of(&[date, ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]),
+        Some(0)
+    );
 }
 
 #[test]
 fn http_17_a_content_length_that_differs_from_the_range_is_broken() {
-    let of = |len| lease(206, &[("content-range", "bytes 100-199/1000"), ("etag", "\"a\""), ("content-length", len)]);
+    let of = |len| {
+        lease(
+            206,
+            &[
+                ("content-range", "bytes 100-199/1000"),
+                ("etag", "\"a\""),
+                ("content-length", len),
+            ],
+        )
+    };
     assert!(accepted(&of("100")).is_some());
     assert!(matches!(of("99"), Verdict::Broken(_)));
     assert!(matches!(of("101"), Verdict::Broken(_)));
@@ -232,7 +300,10 @@ fn http_18_transfer_encoding_beside_content_length_is_broken() {
 
 #[test]
 fn http_22_a_416_says_the_total_where_it_can() {
-    assert_eq!(lease(416, &[("content-range", "bytes */1000")]), Verdict::Unsatisfied(Some(1000)));
+    assert_eq!(
+        lease(416, &[("content-range", "bytes */1000")]),
+        Verdict::Unsatisfied(Some(1000))
+    );
     assert_eq!(lease(416, &[]), Verdict::Unsatisfied(None));
 }
 
