@@ -95,6 +95,26 @@ fn peers_on_two_machines_find_each_other_on_the_lan_and_not_on_the_wan() {
     });
 }
 
+/// SEC-F1: whoever asks on the WAN side learns nothing, though the same question on the LAN is answered.
+#[test]
+fn a_question_on_the_wan_side_is_not_answered() {
+    in_namespace(async || {
+        ip("link set lo up");
+        let there = other_machine("lan0", "wan0");
+        ip("addr add 192.168.7.1/24 dev lan0");
+        ip("link set lan0 up");
+        ip("addr add 203.0.113.1/24 dev wan0");
+        ip("link set wan0 up");
+        let tasks = Tasks::new();
+        let (_peer, mut hears) = start(&tasks, 1001, None).await;
+        there.up();
+        // Both see each other by now, so the cables work.
+        settled(&mut hears).await;
+        assert_eq!(there.answers(), "192.168.7.1:5353");
+        assert!(tasks.stop(PATIENCE).await);
+    });
+}
+
 #[test]
 fn an_interface_that_comes_later_is_announced_on_at_once() {
     in_namespace(async || {
@@ -226,6 +246,12 @@ impl OtherMachine {
     fn saw(&self) -> String {
         self.saw.recv_timeout(PATIENCE).unwrap()
     }
+
+    /// Who answered when it asked the caller's addresses on the WAN and then on the LAN; waits for answers.
+    fn answers(&self) -> String {
+        let _found = self.saw();
+        self.saw()
+    }
 }
 
 fn other_machine(lan: &str, wan: &str) -> OtherMachine {
@@ -249,6 +275,7 @@ fn other_machine(lan: &str, wan: &str) -> OtherMachine {
             let candidate = found(&mut hears).await;
             eprintln!("other machine: found after {:?}: {candidate:?}", begun.elapsed());
             let _ = tell_seen.send(candidate.instance);
+            let _ = tell_seen.send(ask("203.0.113.1:5353", "192.168.7.1:5353").await);
             // Until the test is over, so that it can be found.
             let _ = tokio::time::timeout(PATIENCE, tasks.token().cancelled()).await;
         });
@@ -258,6 +285,24 @@ fn other_machine(lan: &str, wan: &str) -> OtherMachine {
         ip(&format!("link add {name} type veth peer name {name} netns {id}"));
     }
     OtherMachine { go, saw }
+}
+
+/// Asks both for our service as a resolver without multicast would, the first one first; says whose answers came. Asked
+/// again and again, the second one's answer comes after the first one has had its time.
+async fn ask(first: &str, second: &str) -> String {
+    let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
+    let question = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\x0a_tributary\x04_udp\x05local\0\0\x0c\0\x01";
+    let mut answered = Vec::new();
+    for _ in 0..4 {
+        socket.send_to(question, first).await.unwrap();
+        socket.send_to(question, second).await.unwrap();
+        let mut answer = [0; 1500];
+        let came = tokio::time::timeout(PATIENCE, socket.recv_from(&mut answer)).await;
+        answered.push(came.expect("an answer").unwrap().1.to_string());
+    }
+    answered.sort();
+    answered.dedup();
+    answered.join(" ")
 }
 
 /// An interface with a carrier, whose other end nobody uses.

@@ -26,11 +26,6 @@ const MAX_TIMERS: i64 = 20_000;
 const ANSWER: Duration = Duration::from_secs(1);
 /// A name longer than this is no peer's: ours have 8 digits.
 const MAX_NAME: usize = 32;
-/// How often its command queue, if full, is tried again for the goodbye.
-const EXIT_TRIES: u32 = 20;
-/// Between those tries.
-const EXIT_PAUSE: Duration = Duration::from_millis(10);
-
 /// What this run of the program says about itself.
 #[derive(Clone, Debug)]
 pub(super) struct Announcement {
@@ -62,7 +57,8 @@ pub(super) fn faces(network: &Network, only: Option<&[String]>) -> Vec<Face> {
     network.lan_interfaces(only).into_iter().map(face).collect()
 }
 
-/// The library's thread, announcing and asking. It must be [closed](Self::close): dropping it does not end the thread.
+/// The library's thread, announcing and asking. It must be [closed](Self::close): dropping it does not end the thread,
+/// and two of them at once would double what a flood costs.
 pub(super) struct Session {
     daemon: ServiceDaemon,
     events: Receiver<ServiceEvent>,
@@ -105,20 +101,14 @@ impl Session {
         }
     }
 
-    /// Says goodbye and ends the thread. Takes [`ANSWER`] and a bit at most.
-    pub(super) async fn close(self) {
-        for _ in 0..EXIT_TRIES {
-            match self.daemon.shutdown() {
-                // It unregisters (which says goodbye), then answers.
-                Ok(answer) => {
-                    if tokio::time::timeout(ANSWER, answer.recv_async()).await.is_err() {
-                        tracing::warn!("the mDNS thread does not end");
-                    }
-                    return;
-                }
-                Err(mdns_sd::Error::Again) => tokio::time::sleep(EXIT_PAUSE).await,
-                Err(_) => return,
-            }
+    /// Says goodbye and ends the thread, within [`ANSWER`]. False if it has not ended by then: it reads packets as long as
+    /// there are any before it listens to commands, so in a flood it may not. Then call this again.
+    pub(super) async fn close(&self) -> bool {
+        match self.daemon.shutdown() {
+            // It unregisters, which says goodbye, then answers; or had ended, which closes the channel.
+            Ok(answer) => tokio::time::timeout(ANSWER, answer.recv_async()).await.is_ok(),
+            Err(mdns_sd::Error::Again) => false,
+            Err(_) => true,
         }
     }
 }

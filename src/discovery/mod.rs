@@ -50,7 +50,8 @@ pub struct Candidate {
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A candidate is new, or its addresses are.
+    /// A candidate is new, or its addresses are. It is not said again while both stay: until it is lost, it is the
+    /// reader's to dial it again.
     Found(Candidate),
     /// A candidate said goodbye, was not heard of for long, or gave way to newer ones.
     Lost {

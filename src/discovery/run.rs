@@ -13,12 +13,16 @@ use crate::discovery::table::Table;
 use crate::discovery::{DiscoveryError, Event};
 use crate::uplink::Network;
 
-/// How often the library's cache is measured. A flood can fill it for that long.
-const CHECK: Duration = Duration::from_secs(10);
+/// How often the library's cache is measured: a flood was seen to grow it by 10 MB a second.
+const CHECK: Duration = Duration::from_secs(2);
 /// Least time between two lives of the library's thread: an interface that flaps costs two packets each this long.
 const RESTART_GAP: Duration = Duration::from_millis(500);
+/// When to try again to end a thread that a flood keeps busy.
+const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 /// When to try again what failed: no thread, no memory.
 const RETRY: Duration = Duration::from_secs(10);
+/// How long after a new beginning those who have not answered are taken as gone: all answer within two seconds.
+const SETTLED: Duration = Duration::from_secs(10);
 /// When to ask anew after dropping new names of a flood: one of them may have been a peer.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 
@@ -35,6 +39,8 @@ pub(super) struct Run {
     begun: Option<Instant>,
     restart_at: Option<Instant>,
     ask_at: Option<Instant>,
+    /// When to forget whom nobody has seen since that count of the table's.
+    forget_at: Option<(Instant, u64)>,
 }
 
 impl Run {
@@ -60,6 +66,7 @@ impl Run {
             begun,
             restart_at: None,
             ask_at: None,
+            forget_at: None,
         })
     }
 
@@ -83,11 +90,14 @@ impl Run {
                 }
                 () = at(self.restart_at) => self.restart().await,
                 () = at(self.ask_at) => self.ask_again(),
-                _ = check.tick() => self.check().await,
+                () = at(self.forget_at.map(|(time, _)| time)) => self.forget_unseen(),
+                _ = check.tick(), if self.restart_at.is_none() => self.check().await,
             }
         }
-        if let Some(session) = self.session.take() {
-            session.close().await;
+        if let Some(session) = &self.session
+            && !session.close().await
+        {
+            tracing::warn!("the mDNS thread did not say goodbye in time");
         }
     }
 
@@ -133,6 +143,13 @@ impl Run {
         }
     }
 
+    /// The ended session took with it the word of who would have said goodbye or gone silent.
+    fn forget_unseen(&mut self) {
+        if let Some((_, count)) = self.forget_at.take() {
+            self.table.forget_unseen_since(count);
+        }
+    }
+
     fn ask_again(&mut self) {
         self.ask_at = None;
         let Some(session) = &mut self.session else {
@@ -154,11 +171,16 @@ impl Run {
     }
 
     async fn restart(&mut self) {
-        self.restart_at = None;
-        if let Some(session) = self.session.take() {
-            session.close().await;
+        if let Some(session) = &self.session
+            && !session.close().await
+        {
+            self.restart_at = Some(Instant::now() + CLOSE_AGAIN);
+            return;
         }
+        self.session = None;
+        self.restart_at = None;
         let now = Instant::now();
+        self.forget_at = Some((now + SETTLED, self.table.count()));
         match open(&self.announcement, &self.faces) {
             Ok(session) => {
                 self.begun = session.is_some().then_some(now);

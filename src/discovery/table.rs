@@ -83,6 +83,20 @@ impl Table {
         }
     }
 
+    /// Sightings so far.
+    pub(super) const fn count(&self) -> u64 {
+        self.clock
+    }
+
+    /// Forgets all that were seen last when [`count`](Self::count) was `count` or less.
+    pub(super) fn forget_unseen_since(&mut self, count: u64) {
+        let unseen = self.entries.values().filter(|e| e.seen <= count);
+        let unseen: Vec<String> = unseen.map(|e| e.candidate.instance.clone()).collect();
+        for instance in unseen {
+            self.lost(&instance);
+        }
+    }
+
     /// Whether there is something to tell.
     pub(super) fn has_event(&self) -> bool {
         !self.untold.is_empty()
@@ -198,6 +212,23 @@ mod tests {
         assert_eq!(told(&mut table), [lost("a")]);
         table.lost("a");
         assert!(!table.has_event());
+    }
+
+    #[test]
+    fn those_not_seen_since_a_count_are_lost() {
+        let now = Instant::now();
+        let mut table = Table::new(now);
+        let (gone, here) = (
+            candidate("gone", &["10.0.0.1:7"]),
+            candidate("here", &["10.0.0.2:7"]),
+        );
+        table.seen(gone, now);
+        table.seen(here.clone(), now);
+        told(&mut table);
+        let count = table.count();
+        table.seen(here, now);
+        table.forget_unseen_since(count);
+        assert_eq!(told(&mut table), [lost("gone")]);
     }
 
     #[test]
