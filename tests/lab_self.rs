@@ -13,10 +13,12 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{INTERNET, Lab, Peer, SOON, figure, installed, middle, no_uplink, uplink};
+use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// IP and UDP headers.
@@ -300,6 +302,37 @@ fn six_wires_carry_240_megabits_at_little_cost() {
     ));
     assert!(rates.iter().all(|rate| (37.2..=40.4).contains(rate)), "{rates:?}");
     assert!(load < 0.6, "{load}");
+}
+
+#[test]
+fn a_program_is_watched_stopped_continued_and_killed() {
+    let Some(lab) = Lab::new() else { return };
+    let lab = lab.peer("peer", no_uplink());
+    let start = |script: &str| {
+        let mut shell = lab.at("peer").command("sh");
+        shell.args(["-c", script]);
+        lab.at("peer").start("sh", shell)
+    };
+    let mut busy = start("echo begun; while :; do :; done");
+    lab::wait_for("CPU time", SOON, || busy.cpu() >= Duration::from_millis(50));
+    assert_eq!(busy.stdout(), "begun\n");
+    assert!(busy.memory().now > 0 && busy.memory().peak >= busy.memory().now);
+    busy.signal(Signal::SIGSTOP);
+    let state = || fs::read_to_string(format!("/proc/{}/stat", busy.pid())).unwrap();
+    lab::wait_for("its stop", SOON, || state().contains(") T "));
+    busy.signal(Signal::SIGCONT);
+    lab::wait_for("its return", SOON, || !state().contains(") T "));
+    busy.signal(Signal::SIGTERM);
+    assert_eq!(busy.wait(SOON).status.signal(), Some(Signal::SIGTERM as i32));
+    let mut killed = start("sleep 1000");
+    killed.kill();
+    assert!(!killed.running());
+    let failed = start("echo because >&2; exit 3").wait(SOON);
+    assert_eq!(
+        (failed.status.code(), failed.stderr.as_str()),
+        (Some(3), "because\n")
+    );
+    assert!(start("sleep 1000").try_wait(Duration::from_millis(50)).is_none());
 }
 
 #[test]

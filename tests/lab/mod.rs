@@ -90,7 +90,7 @@ pub struct Lab {
 
 impl Lab {
     /// An empty household, or `None` (said on standard error) where this machine allows none. Waits while another lab
-    /// of this process exists.
+    /// of this process exists: a test has one.
     pub fn new() -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
         static ALLOWED: OnceLock<Result<(), String>> = OnceLock::new();

@@ -23,7 +23,7 @@ pub fn tun(name: &str) -> io::Result<File> {
     let file = File::options().read(true).write(true).open("/dev/net/tun")?;
     let mut name_field = [0; libc::IFNAMSIZ];
     for (field, byte) in name_field.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
-        *field = byte.cast_signed();
+        *field = byte as libc::c_char;
     }
     let flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
     let request = libc::ifreq {

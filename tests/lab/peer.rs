@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::SOON;
 use super::net;
 use super::ns::Namespace;
 use super::process::{Finished, Nanny, Process};
@@ -182,7 +183,8 @@ impl Peer {
     /// What `tributary status --json` says; `None` while there is no daemon that answers.
     #[track_caller]
     pub fn status(&self) -> Option<Value> {
-        let finished = self.run("status", self.tributary(&["status", "--json"]));
+        let mut status = self.start("status", self.tributary(&["status", "--json"]));
+        let finished = status.try_wait(SOON)?;
         let answered = finished.status.success();
         answered
             .then(|| serde_json::from_str(&finished.stdout).ok())

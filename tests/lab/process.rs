@@ -135,13 +135,17 @@ impl Process {
     /// Waits for its end; after `limit` it is killed and the test fails.
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> Finished {
-        match self.poll_until(Instant::now() + limit) {
-            Some(finished) => finished,
-            None => {
-                self.kill();
-                panic!("{} had not ended after {limit:?}", self.label);
-            }
+        self.try_wait(limit)
+            .unwrap_or_else(|| panic!("{} had not ended after {limit:?}", self.label))
+    }
+
+    /// Waits for its end; after `limit` it is killed, and there is no result.
+    pub fn try_wait(&mut self, limit: Duration) -> Option<Finished> {
+        let finished = self.poll_until(Instant::now() + limit);
+        if finished.is_none() {
+            self.kill();
         }
+        finished
     }
 
     /// What it has written to standard output so far.
@@ -200,12 +204,12 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
-        let crashed = self
-            .finished
-            .as_ref()
-            .and_then(|f| f.status.signal())
-            .is_some_and(|s| s != Signal::SIGKILL as i32);
-        if thread::panicking() || crashed {
+        if thread::panicking()
+            || self
+                .finished
+                .as_ref()
+                .is_some_and(|finished| crashed(finished.status))
+        {
             for (kind, text) in [("stdout", self.stdout()), ("stderr", self.stderr())] {
                 let lines: Vec<_> = text.lines().collect();
                 let tail = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
@@ -213,6 +217,13 @@ impl Drop for Process {
             }
         }
     }
+}
+
+/// Whether it ended by a fault of its own: a panic of Rust's, or a signal that nobody sends.
+fn crashed(status: ExitStatus) -> bool {
+    let faults = [Signal::SIGSEGV, Signal::SIGABRT, Signal::SIGBUS, Signal::SIGILL];
+    let fault = |signal| faults.iter().any(|fault| *fault as i32 == signal);
+    status.code() == Some(101) || status.signal().is_some_and(fault)
 }
 
 /// The thread that starts a lab's processes: they die with it (`PR_SET_PDEATHSIG` is about threads), not with whichever

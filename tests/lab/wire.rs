@@ -12,7 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
@@ -455,8 +455,7 @@ fn take(device: &File, line: &mut Line, buffers: &mut Vec<Vec<u8>>, now: u64) ->
 }
 
 fn pause(polls: &mut [PollFd<'_>], nanos: Option<u64>) {
-    let wait =
-        nanos.map(|nanos| TimeSpec::new((nanos / SECOND).cast_signed(), (nanos % SECOND).cast_signed()));
+    let wait = nanos.map(|nanos| TimeSpec::from_duration(Duration::from_nanos(nanos)));
     // An interrupted wait is a short one.
     let _ = ppoll(polls, wait, None);
 }
