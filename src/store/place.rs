@@ -409,13 +409,17 @@ fn link_new(directory: &File, from: &OsStr, to: &OsStr) -> nix::Result<()> {
     match linkat(directory, from, directory, to, AtFlags::empty()) {
         Ok(()) => unlinkat(directory, from, UnlinkatFlags::NoRemoveDir),
         Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
-            // Neither kind of rename, nor links: looking first is all that is left, with a moment in between.
-            match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Err(Errno::ENOENT) => renameat(directory, from, directory, to),
-                Ok(_) => Err(Errno::EEXIST),
-                Err(errno) => Err(errno),
-            }
+            rename_looking(directory, from, to)
         }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The same where there are no links either: looking first is all that is left, with a moment in between.
+fn rename_looking(directory: &File, from: &OsStr, to: &OsStr) -> nix::Result<()> {
+    match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => renameat(directory, from, directory, to),
+        Ok(_) => Err(Errno::EEXIST),
         Err(errno) => Err(errno),
     }
 }
@@ -441,4 +445,29 @@ fn rename_noreplace(directory: &File, from: &OsStr, to: &OsStr) -> nix::Result<(
         })
     })??;
     Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn http_27_no_kind_of_rename_replaces_a_file() {
+        for rename in [rename_new, rename_noreplace, link_new, rename_looking] {
+            let folder = tempfile::tempdir().unwrap();
+            let directory = File::open(folder.path()).unwrap();
+            let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+            fs::write(&from, "new").unwrap();
+            fs::write(&to, "old").unwrap();
+            let result = rename(&directory, "from".as_ref(), "to".as_ref());
+            assert_eq!(result, Err(Errno::EEXIST));
+            assert_eq!(fs::read(&to).unwrap(), b"old");
+            fs::remove_file(&to).unwrap();
+            assert_eq!(rename(&directory, "from".as_ref(), "to".as_ref()), Ok(()));
+            assert_eq!(fs::read(&to).unwrap(), b"new");
+            assert!(!from.exists());
+        }
+    }
 }
