@@ -520,6 +520,15 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_with_a_record_missing_ends_before_the_gap() {
+        let (mut bytes, _) = written(&[(0, 10), (20, 10), (40, 10)]);
+        let (short, all) = written(&[(0, 10)]);
+        let record = (bytes.len() - written(&[]).0.len()) / 3;
+        bytes.drain(short.len()..short.len() + record);
+        assert_eq!(parse(&bytes).map(|(c, _)| c), Ok(all));
+    }
+
+    #[test]
     fn a_long_journal_is_written_anew_and_stays_small() {
         let file = Machine::default().file("journal");
         let mut journal = start(&file);

@@ -67,8 +67,6 @@ pub struct Part {
     /// Held for the whole of a sync: there is one at a time.
     syncing: Mutex<Syncing>,
     digest: Mutex<Prefix>,
-    /// Held open for its `flock`.
-    _lock: Option<File>,
 }
 
 /// The open files as the tests can fake them.
@@ -76,7 +74,6 @@ pub(super) struct Media {
     pub(super) data: Box<dyn Medium>,
     pub(super) journal: Box<dyn Medium>,
     pub(super) directory: Option<File>,
-    pub(super) lock: Option<File>,
     pub(super) path: PathBuf,
 }
 
@@ -123,7 +120,6 @@ impl Part {
             data: Box::new(files.data),
             journal: Box::new(files.journal),
             directory: files.directory,
-            lock: files.lock,
             path: files.path,
         };
         Self::open(media, claim, boot())
@@ -134,7 +130,6 @@ impl Part {
             data,
             journal,
             directory,
-            lock,
             path,
         } = media;
         let io = |doing| {
@@ -162,7 +157,6 @@ impl Part {
                 strikes: 0,
             }),
             digest: Mutex::new(Prefix::new()),
-            _lock: lock,
             path,
         };
         Ok((part, resumed))

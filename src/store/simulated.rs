@@ -1,6 +1,7 @@
 //! A disk for tests: fails where told to, loses power at any step, and then keeps any subset of what was not synced.
 
 use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
@@ -25,6 +26,7 @@ struct Faults {
     fail_sync: Vec<(&'static str, Errno)>,
     free: Option<u64>,
     cannot_reserve: Option<Errno>,
+    hold: Option<(Sender<()>, Receiver<()>)>,
 }
 
 /// One file on it.
@@ -71,6 +73,14 @@ impl Machine {
 
     pub(super) fn fail_step(&self, step: u64, errno: Errno) {
         lock(&self.0).fail.push((step, errno));
+    }
+
+    /// The next write tells the first that its bytes are in the cache, and returns when the second says so.
+    pub(super) fn hold_next_write(&self) -> (Receiver<()>, Sender<()>) {
+        let (reached, wait) = channel();
+        let (go, held) = channel();
+        lock(&self.0).hold = Some((reached, held));
+        (wait, go)
     }
 
     pub(super) fn set_free(&self, free: u64) {
@@ -187,6 +197,12 @@ impl Medium for SimulatedFile {
         let mut bytes = lock(&self.bytes);
         put(&mut bytes.cached, offset as usize, data);
         bytes.pending.push(Change::Write(offset, data.to_vec()));
+        drop(bytes);
+        let hold = lock(&self.machine.0).hold.take();
+        if let Some((reached, held)) = hold {
+            reached.send(()).map_err(io::Error::other)?;
+            held.recv().map_err(io::Error::other)?;
+        }
         done
     }
 

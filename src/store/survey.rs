@@ -19,9 +19,9 @@ pub enum Resumed {
     Fresh(FreshReason),
     /// An earlier run's bytes.
     From {
-        /// How many there are; [`Part::written`] says which.
+        /// How many there are; [`Part::written`](super::Part::written) says which.
         bytes: u64,
-        /// How many of them are from before a reboot and are hashed again by [`Part::recheck`].
+        /// How many of them are from before a reboot and are hashed again by [`Part::recheck`](super::Part::recheck).
         unchecked: u64,
     },
 }

@@ -49,7 +49,7 @@ fn run(part: &Part, machine: &Machine, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn http_27_a_crash_at_any_point_leaves_only_synced_bytes_claimed(

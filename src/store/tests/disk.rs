@@ -147,3 +147,25 @@ fn many_threads_write_and_sync_one_part() {
     part.seal(None).unwrap();
     assert!(files.data.durable() == content(ByteRange::new(0, TOTAL)));
 }
+
+#[test]
+fn http_28_a_write_on_its_way_while_a_sync_fails_is_done_again() {
+    let files = Files::new();
+    let part = files.open();
+    put(&part, 0, 100).unwrap();
+    let (reached, go) = files.machine.hold_next_write();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| put(&part, 100, 200));
+        reached.recv().unwrap();
+        files.machine.fail_sync("data", Errno::EIO);
+        assert_eq!(part.sync().unwrap().lost, [ByteRange::new(0, 100)]);
+        go.send(()).unwrap();
+        writer.join().unwrap().unwrap();
+    });
+    assert_eq!(part.sync().unwrap().durable, 100);
+    assert_right(
+        &files.data.durable(),
+        &files.journalled(),
+        "written around a failed sync",
+    );
+}

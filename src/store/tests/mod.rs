@@ -42,7 +42,6 @@ impl Files {
             data: Box::new(self.data.clone()),
             journal: Box::new(self.journal.clone()),
             directory: None,
-            lock: None,
             path: "file.part".into(),
         };
         Part::open(media, claim, boot)

@@ -197,3 +197,21 @@ fn http_21_what_cannot_be_recognised_is_never_resumed() {
         assert_eq!(all_of(&part), 0);
     }
 }
+
+#[test]
+fn http_29_unchecked_pieces_stay_unchecked_in_a_journal_written_anew() {
+    let files = Files::new();
+    let part = files.open();
+    put(&part, 0, PIECE).unwrap();
+    assert!(part.sync().unwrap().lost.is_empty());
+    drop(part);
+    let (part, _) = files.open_as(&claim(TOTAL), NEXT_BOOT).unwrap();
+    put(&part, PIECE, PIECE + 10).unwrap();
+    files.machine.fail_sync("journal", Errno::EIO);
+    assert_eq!(part.sync().unwrap().durable, PIECE);
+    assert_eq!(part.sync().unwrap().durable, PIECE + 10);
+    drop(part);
+    let (_, resumed) = files.open_as(&claim(TOTAL), NEXT_BOOT).unwrap();
+    let (bytes, unchecked) = (PIECE + 10, PIECE);
+    assert_eq!(resumed, Resumed::From { bytes, unchecked });
+}
