@@ -3,4 +3,10 @@
 #[path = "../evil_origin/mod.rs"]
 mod evil_origin;
 
+mod faults;
+mod generations;
 mod happy;
+mod lanes;
+mod ranges;
+
+const MIB: usize = 1 << 20;
