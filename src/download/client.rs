@@ -89,6 +89,8 @@ pub(super) struct Connection {
     driver: Option<Driver>,
     /// The origin's address the lane dialled.
     pub(super) address: SocketAddr,
+    /// Whether the lane was told to dial exactly this address.
+    pub(super) pinned: bool,
     /// Whether a request was answered on it: then it may be stale when it is used again.
     pub(super) used: bool,
 }
@@ -123,6 +125,7 @@ impl Connection {
             sender,
             driver: Some(Box::pin(driver)),
             address: tunnel.address,
+            pinned: pin.is_some(),
             used: false,
         })
     }

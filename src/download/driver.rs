@@ -42,9 +42,9 @@ use crate::types::ByteRange;
 use crate::types::LaneId;
 
 /// Connections of a lane to begin with (HTTP-16): the second hides the silence between two requests of the first.
-const SLOTS: usize = 2;
+pub(super) const SLOTS: usize = 2;
 /// Connections of all lanes to one origin (HTTP-16).
-const MAX_CONNECTIONS: usize = 16;
+pub(super) const MAX_CONNECTIONS: usize = 16;
 /// How often progress is published and the clock looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// Workers wait while so many news are unread.
@@ -109,13 +109,22 @@ pub(super) struct Driver {
     news: mpsc::Receiver<News>,
     /// A version check, and the leases that wait for it with the bytes they reached.
     checking: Option<AbortOnDropHandle<Option<Finding>>>,
-    doubted: BTreeMap<LeaseId, u64>,
+    doubted: BTreeMap<LeaseId, Doubt>,
     syncing: Option<JoinHandle<Result<Synced, StoreError>>>,
     /// When the last byte came, or the origin's pause ends.
     alive: Instant,
     last_failure: String,
     last_fault: Option<StatusCode>,
     complete: bool,
+}
+
+/// A lease whose lane brought another version.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// How far the lease came.
+    at: u64,
+    /// The lane asked the very server that the home lane asked.
+    pinned: bool,
 }
 
 #[derive(Debug)]
@@ -354,8 +363,8 @@ impl Driver {
                     return Ok(None);
                 };
                 let lane = worker.lane;
-                if matches!(end, End::OtherGeneration) {
-                    self.doubt(lease, at);
+                if let End::OtherGeneration { pinned } = end {
+                    self.doubt(lease, Doubt { at, pinned });
                     return Ok(None);
                 }
                 self.forget(lease);
@@ -374,7 +383,7 @@ impl Driver {
         match end {
             // The scheduler knows from the bytes. A `Shrink` that came too late may have let it end early: then the
             // rest of its old range is somebody else's already.
-            End::Done | End::OtherGeneration => {}
+            End::Done | End::OtherGeneration { .. } => {}
             End::Store(error) => return Err(error.into()),
             End::Ineligible(why) => return self.ineligible(lane, why, lease),
             End::Fault(status) => {
@@ -436,8 +445,8 @@ impl Driver {
     }
 
     /// A lane brings another version: its lease waits until the home lane has been asked.
-    fn doubt(&mut self, lease: LeaseId, at: u64) {
-        self.doubted.insert(lease, at);
+    fn doubt(&mut self, lease: LeaseId, doubt: Doubt) {
+        self.doubted.insert(lease, doubt);
         if self.checking.is_none() {
             let check = check(self.home.clone(), self.known.clone());
             let task = self.shared.tasks.spawn("version check", check);
@@ -456,7 +465,7 @@ impl Driver {
             Finding::Unsteady { .. } => return Ok(Some(Ending::OneStream)),
             Finding::Unchanged | Finding::Unknown => {}
         }
-        for (lease, at) in std::mem::take(&mut self.doubted) {
+        for (lease, doubt) in std::mem::take(&mut self.doubted) {
             let Some(worker) = self.workers.get(&lease) else {
                 continue;
             };
@@ -467,7 +476,7 @@ impl Driver {
                 self.ended(lease, lane, End::Failed(Failure::Broken, text), Instant::now())?;
                 continue;
             }
-            if let Some(ending) = self.settle_doubt(lease, lane, ByteRange::new(at, end))? {
+            if let Some(ending) = self.settle_doubt(lease, lane, doubt, end)? {
                 return Ok(Some(ending));
             }
         }
@@ -480,27 +489,25 @@ impl Driver {
         &mut self,
         lease: LeaseId,
         lane: LaneId,
-        rest: ByteRange,
+        doubt: Doubt,
+        end: u64,
     ) -> Result<Option<Ending>, DownloadError> {
-        let has_digest = self.shared.job.sha256.is_some();
-        let is_home = self
-            .members
-            .get(&lane)
-            .is_some_and(|m| Arc::ptr_eq(&m.route, &self.home));
+        let is_home = self.home.lane.info().id == lane;
         self.forget(lease);
         let Some(member) = self.members.get_mut(&lane) else {
             return Ok(None);
         };
-        let news = member.route.pin(self.address);
-        if !news && has_digest {
+        if !doubt.pinned {
+            member.route.pin(self.address);
+        } else if self.shared.job.sha256.is_some() {
             member.any_version = true;
-        } else if !news && !is_home {
-            return self.ineligible(lane, Why::OtherGeneration, lease);
-        } else if !news {
+        } else if is_home {
             let text = "the origin's versions take turns".to_owned();
             return self.ended(lease, lane, End::Failed(Failure::Broken, text), Instant::now());
+        } else {
+            return self.ineligible(lane, Why::OtherGeneration, lease);
         }
-        self.start(lease, lane, rest);
+        self.start(lease, lane, ByteRange::new(doubt.at, end));
         Ok(None)
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::answer::{Known, Verdict, Why, media};
 use super::ask::{Answer, Question};
 use super::client::Endpoint;
-use super::driver::{Driver, Ending, Start};
+use super::driver::{Driver, Ending, MAX_CONNECTIONS, SLOTS, Start};
 use super::error::DownloadError;
 use super::flow::FlowError;
 use super::lanes::choose;
@@ -40,8 +40,6 @@ use crate::types::Rate;
 const FIRST: u64 = PIECE;
 /// How long to wait for a first lane: a peer found just now needs a moment.
 const LANES_LIMIT: Duration = Duration::from_secs(10);
-/// Connections opened on each lane while the first answer is under way.
-const WARM: usize = 2;
 /// How often a changed content is begun again.
 const MAX_CHANGES: u32 = 3;
 /// How often a stream that cannot be continued is begun again.
@@ -162,7 +160,7 @@ impl Run {
 
     /// Asks the first question, and fetches as its answer allows.
     async fn attempt(&mut self, resume: Option<Resume>) -> Result<Next, DownloadError> {
-        let routes = self.routes(WARM).await?;
+        let routes = self.routes(true).await?;
         let wanted = resume.as_ref().map(Resume::wanted);
         let question = Question {
             range: Some(wanted.unwrap_or(ByteRange::new(0, FIRST))),
@@ -329,7 +327,7 @@ impl Run {
     }
 
     async fn ask_for_all(&mut self, turn: u32) -> Result<(First, Option<u64>), DownloadError> {
-        let mut routes = self.routes(0).await?;
+        let mut routes = self.routes(false).await?;
         // A stream that broke on one lane is tried on the next.
         let by = turn as usize % routes.len();
         routes.rotate_left(by);
@@ -362,8 +360,8 @@ impl Run {
         answered.unwrap_or(Err(DownloadError::Stopped { resumable: false }))
     }
 
-    /// The lanes to use, home first, with `warm` connections opening on each.
-    async fn routes(&mut self, warm: usize) -> Result<Vec<Arc<Route>>, DownloadError> {
+    /// The lanes to use, home first. `warm`: connections open on all while the first answer is under way.
+    async fn routes(&mut self, warm: bool) -> Result<Vec<Arc<Route>>, DownloadError> {
         let job = &self.shared.job;
         let some = self.lanes.wait_for(|lanes| !choose(lanes, job).used.is_empty());
         let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(some)).await;
@@ -376,9 +374,10 @@ impl Run {
             .into_iter()
             .map(|lane| Arc::new(Route::new(lane, self.shared.clone())))
             .collect();
-        for (at, route) in routes.iter().enumerate() {
+        let few = routes.iter().take(MAX_CONNECTIONS / SLOTS).filter(|_| warm);
+        for (at, route) in few.enumerate() {
             // The home lane opens one itself, for the first question.
-            route.warm(if at == 0 { warm.saturating_sub(1) } else { warm });
+            route.warm(if at == 0 { SLOTS - 1 } else { SLOTS });
         }
         Ok(routes)
     }

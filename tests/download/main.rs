@@ -8,5 +8,6 @@ mod generations;
 mod happy;
 mod lanes;
 mod ranges;
+mod speed;
 
 const MIB: usize = 1 << 20;
