@@ -132,7 +132,7 @@ impl Scheduler {
     /// Takes the back of the lane's longest lease: as much as it is late with, or what the thief can do until all could
     /// be through.
     fn steal_from(&mut self, plan: &Plan, victim: &View, thief: Option<&View>, now: Instant) -> bool {
-        let Some((id, left, flows)) = self.longest(victim.id) else {
+        let Some((id, left, flows)) = self.longest(victim.id, now) else {
             return false;
         };
         let late = (victim.eta() - plan.finish) * victim.rate;
@@ -147,8 +147,12 @@ impl Scheduler {
                 (fair.max(worth.min(pair)), MIN_STEAL)
             }
         };
-        // What is on its way comes anyway.
-        let coming = if flows { victim.rate * victim.latency } else { 0.0 };
+        // What is on its way comes anyway; and only a thief's need ends a lease that has not begun.
+        let coming = match (flows, thief) {
+            (true, _) => victim.rate * victim.latency,
+            (false, None) => MIN_STEAL,
+            (false, Some(_)) => 0.0,
+        };
         let gain = wanted.min(left.len() as f64 - coming);
         if gain < least {
             return false;
@@ -160,12 +164,17 @@ impl Scheduler {
             self.ledger.cut(id, end);
             self.actions.push_back(Action::Shrink { lease: id, end });
         }
-        true
+        // Nothing else was free, so the thief gets what was taken for it.
+        thief.is_none_or(|thief| self.start(thief.id, gain as u64, now))
     }
 
-    /// The lease of the lane that has most left and does not race: its id, what is left, and whether it flows.
-    fn longest(&self, lane: LaneId) -> Option<(LeaseId, ByteRange, bool)> {
-        let open = self.ledger.of_lane(lane).filter(|(_, l)| l.rival.is_none());
+    /// The lease of the lane that has most left, does not race and was not given just now: its id, what is left, and
+    /// whether it flows.
+    fn longest(&self, lane: LaneId, now: Instant) -> Option<(LeaseId, ByteRange, bool)> {
+        let open = self
+            .ledger
+            .of_lane(lane)
+            .filter(|(_, l)| l.rival.is_none() && l.started < now);
         open.max_by_key(|(_, l)| l.left.len())
             .map(|(id, l)| (id, l.left, l.first_byte.is_some()))
     }
@@ -182,7 +191,7 @@ impl Scheduler {
             return false;
         };
         let worth = |view: &View| {
-            let (id, left, _) = self.longest(view.id)?;
+            let (id, left, _) = self.longest(view.id, now)?;
             let left = left.len() as f64;
             let mine = thief.lead + left / thief.rate;
             let doubled = (view.rate * thief.lead).min(left);
