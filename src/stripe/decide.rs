@@ -179,29 +179,31 @@ impl Scheduler {
             .map(|(id, l)| (id, l.left, l.first_byte.is_some()))
     }
 
-    /// Takes over what another lane would finish last, from the byte it has reached, where that is far sooner.
+    /// Takes over what another lane would finish last, from the byte it has reached, where that is far sooner: as a
+    /// race, or for a metered lane, or where the race's double bytes are used up, by ending the other's lease.
     fn race(&mut self, plan: &Plan, now: Instant) -> bool {
-        let budget = self.config.race_budget * self.ledger.total as f64 - self.ledger.duplicated as f64;
-        let Some(thief) = plan
-            .lanes
-            .iter()
-            .filter(|v| v.idle > 0 && !v.metered && !v.probation)
-            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)))
-        else {
+        let idle = plan.lanes.iter().filter(|v| v.idle > 0 && !v.probation);
+        let Some(thief) = idle.min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0))) else {
             return false;
         };
-        let worth = |view: &View| {
+        let gain = |view: &View| {
             let (id, left, _) = self.longest(view.id, now)?;
-            let left = left.len() as f64;
-            let mine = thief.lead + left / thief.rate;
-            let doubled = (view.rate * thief.lead).min(left);
+            let mine = thief.lead + left.len() as f64 / thief.rate;
             let gains = view.eta() >= self.config.race_gain * mine
                 && view.eta() - mine >= self.config.steal_after.as_secs_f64();
-            (gains && doubled <= budget).then_some((view.eta() - mine, id))
+            gains.then_some((view.eta() - mine, id, left.len(), view.rate))
         };
         let others = plan.lanes.iter().filter(|v| v.id != thief.id && v.leases > 0);
-        let best = others.filter_map(worth).max_by(|a, b| a.0.total_cmp(&b.0));
-        best.is_some_and(|(_, id)| self.start_race(thief.id, id, now))
+        let Some((_, id, left, rate)) = others.filter_map(gain).max_by(|a, b| a.0.total_cmp(&b.0)) else {
+            return false;
+        };
+        let budget = self.config.race_budget * self.ledger.total as f64 - self.ledger.duplicated as f64;
+        let doubled = (rate * thief.lead).min(left as f64);
+        if !thief.metered && doubled <= budget {
+            return self.start_race(thief.id, id, now);
+        }
+        self.cancel(id, now);
+        self.start(thief.id, left, now)
     }
 
     fn start(&mut self, id: LaneId, size: u64, now: Instant) -> bool {
