@@ -4,10 +4,16 @@ use std::time::Duration;
 
 /// Length of one window of the rate estimate (field practice: Braid, 3GOL).
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
+/// Length of a lane's first two windows: in a short transfer everything is decided by then.
+pub(super) const FIRST_WINDOW: Duration = Duration::from_millis(100);
 /// Weight of the newest window in the rate estimate: half of a change is seen within two windows.
 pub(super) const RATE_ALPHA: f64 = 0.3;
-/// Windows after a lane's first byte in which a higher rate is believed at once: TCP's slow start is still going on.
+/// Windows after a lane's first byte in which a higher rate is believed at once: TCP's slow start may still go on.
 pub(super) const RAMP_WINDOWS: u32 = 8;
+/// Slow start is over with the first window that brings less than this much more than the last.
+pub(super) const RAMP_GROWTH: f64 = 1.25;
+/// A lane in slow start counts as this much faster than it was in its last window.
+pub(super) const RAMP_AHEAD: f64 = 2.0;
 /// Round trips of a new connection until its first byte, for an unmeasured lane: TCP, TLS, request.
 pub(super) const SETUP_ROUND_TRIPS: f64 = 4.0;
 /// Request to first byte, in seconds, for a lane that says nothing about it.
@@ -15,7 +21,7 @@ pub(super) const DEFAULT_LATENCY: f64 = 0.06;
 /// Rate in bytes a second assumed where no lane has been measured and none has a hint (4 Mbit/s).
 pub(super) const DEFAULT_RATE: f64 = 500_000.0;
 /// An unmeasured lane beside measured ones counts as this part of their mean: most surprises are slow ones.
-pub(super) const UNKNOWN_SHARE: f64 = 0.5;
+pub(super) const UNKNOWN_SHARE: f64 = 0.3;
 /// No estimate falls below this (bytes a second), so that divisions stay finite and a dead lane looks very slow.
 pub(super) const RATE_FLOOR: f64 = 500.0;
 /// Most slots a lane may be given: more connections to one origin look like an attack.
@@ -36,6 +42,10 @@ pub(super) const STALL_CHUNK: f64 = 128.0 * 1024.0;
 pub(super) const ALL_SILENT: Duration = Duration::from_secs(15);
 /// One silent lease on a lane that is otherwise alive is restarted after this long.
 pub(super) const LEASE_STALL: Duration = Duration::from_secs(8);
+/// Least that is stolen from a lane that is late when nothing is free, in bytes.
+pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
+/// What is stolen is worth this part of the silence its request costs.
+pub(super) const STEAL_WORTH: f64 = 0.5;
 /// How often decisions are looked at again while nothing is free.
 pub(super) const TAIL_TICK: Duration = Duration::from_millis(50);
 

@@ -38,6 +38,8 @@ pub(super) struct Lane {
 
     rate: Option<f64>,
     windows: u32,
+    /// In TCP's slow start: each window brought far more than the one before.
+    ramping: bool,
     window_start: Instant,
     window_bytes: u64,
     /// Leases that have brought their first byte.
@@ -68,6 +70,7 @@ impl Lane {
             probation: false,
             rate: None,
             windows: 0,
+            ramping: true,
             window_start: now,
             window_bytes: 0,
             flowing: 0,
@@ -86,6 +89,21 @@ impl Lane {
         self.rate
             .or(self.spec.hint.map(|r| r.as_bytes_f64()))
             .map(|r| r.max(RATE_FLOOR))
+    }
+
+    /// The rate to expect soon.
+    pub(super) fn expected_rate(&self) -> Option<f64> {
+        let ahead = if self.ramping && self.rate.is_some() {
+            RAMP_AHEAD
+        } else {
+            1.0
+        };
+        self.rate().map(|rate| rate * ahead)
+    }
+
+    /// Whether its rate is measured and no longer that of slow start.
+    pub(super) fn is_steady(&self) -> bool {
+        self.rate.is_some() && !self.ramping
     }
 
     /// Whether its own bytes have been measured for at least one window.
@@ -183,16 +201,16 @@ impl Lane {
         self.last_byte = Some(now);
     }
 
-    /// A lease is over. `finished`: its connection can be used again.
-    pub(super) fn lease_ended(&mut self, flowed: bool, finished: bool, now: Instant) {
+    /// A lease is over: whether it had brought bytes, reached its end, and left a connection that can be used again.
+    pub(super) fn lease_ended(&mut self, flowed: bool, finished: bool, reusable: bool, now: Instant) {
         self.roll(now);
         self.leases = self.leases.saturating_sub(1);
         self.flowing = self.flowing.saturating_sub(usize::from(flowed));
         if self.flowing == 0 {
             self.close_window(now);
         }
+        self.warm += usize::from(reusable);
         if finished {
-            self.warm += 1;
             self.strikes = 0;
             self.origin_pauses = 0;
             if self.probation {
@@ -209,14 +227,24 @@ impl Lane {
             return;
         }
         let mut closed = 0;
-        while now >= self.window_start + WINDOW {
-            self.sample(self.window_bytes as f64 / WINDOW.as_secs_f64(), 1.0);
+        while now >= self.window_start + self.window() {
+            let window = self.window();
+            self.sample(self.window_bytes as f64 / window.as_secs_f64(), 1.0);
             self.window_bytes = 0;
-            self.window_start += WINDOW;
+            self.window_start += window;
             closed += 1;
             if closed == MAX_WINDOWS_AT_ONCE {
                 self.window_start = now;
             }
+        }
+    }
+
+    fn window(&self) -> Duration {
+        // Bytes come in bursts, one a round trip.
+        if self.windows < 2 {
+            FIRST_WINDOW.max(secs(self.latency())).min(WINDOW)
+        } else {
+            WINDOW
         }
     }
 
@@ -235,6 +263,8 @@ impl Lane {
 
     fn sample(&mut self, sample: f64, weight: f64) {
         self.windows = self.windows.saturating_add(1);
+        let grew = self.rate.is_none_or(|rate| sample > RAMP_GROWTH * rate);
+        self.ramping &= grew && self.windows <= RAMP_WINDOWS;
         self.rate = Some(match self.rate {
             None => sample,
             Some(rate) if self.windows <= RAMP_WINDOWS && sample > rate => sample,
@@ -286,6 +316,7 @@ impl Lane {
         self.strikes = 0;
         self.warm = 0;
         self.windows = 0;
+        self.ramping = true;
         self.probation = true;
         self.wait_until(now + time.min(config.max_park).mul_f64(1.0 + 0.1 * jitter));
     }

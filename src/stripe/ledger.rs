@@ -29,6 +29,10 @@ pub(super) struct Lease {
     pub(super) last_byte: Option<Instant>,
     /// The other lease of a tail race.
     pub(super) rival: Option<LeaseId>,
+    /// It is the one that took over: it wins once it is ahead, its rival only by bringing everything.
+    pub(super) chases: bool,
+    /// Was cut short: its connection does not outlive it.
+    pub(super) cut: bool,
     /// Has raced, so part of what is left may have been brought by the other one.
     pub(super) raced: bool,
 }
@@ -42,6 +46,10 @@ pub(super) struct Advance {
     /// All bytes that belong to the lease, new or not.
     pub(super) taken: u64,
     pub(super) finished: bool,
+    /// Its connection can be used again.
+    pub(super) reusable: bool,
+    /// Somebody else has brought all it has left.
+    pub(super) pointless: bool,
     /// A rival that is no longer needed: it was overtaken, or all it had left is done.
     pub(super) beaten: Option<LeaseId>,
 }
@@ -122,12 +130,13 @@ impl Ledger {
         warm: bool,
         now: Instant,
     ) -> Option<(LeaseId, ByteRange)> {
-        let range = self.leases.get(&against).filter(|l| !l.raced)?.left;
+        let range = self.leases.get(&against).filter(|l| l.rival.is_none())?.left;
         let id = self.lease(lane, range, warm, now);
         for (one, other) in [(id, against), (against, id)] {
             let lease = self.leases.get_mut(&one)?;
             lease.rival = Some(other);
             lease.raced = true;
+            lease.chases = one == id;
         }
         Some((id, range))
     }
@@ -140,13 +149,15 @@ impl Ledger {
         lease.left = ByteRange::new(came.end, lease.left.end);
         lease.first_byte.get_or_insert(now);
         lease.last_byte = Some(now);
-        let (lane, finished, rival) = (lease.lane, lease.left.is_empty(), lease.rival);
+        let (lease_left, raced, cut) = (lease.left, lease.raced, lease.cut);
+        let (lane, finished, rival, chases) = (lease.lane, lease.left.is_empty(), lease.rival, lease.chases);
         let new = self.done.insert(came);
         self.duplicated += came.len() - new;
+        let pointless = !finished && raced && self.done.contains(lease_left);
         let beaten = rival.filter(|r| {
             self.leases
                 .get(r)
-                .is_some_and(|r| came.end > r.left.start || self.done.contains(r.left))
+                .is_some_and(|r| (chases && came.end > r.left.start) || self.done.contains(r.left))
         });
         if finished {
             self.drop_lease(id);
@@ -156,6 +167,8 @@ impl Ledger {
             new,
             taken: came.len(),
             finished,
+            reusable: finished && !cut,
+            pointless,
             beaten,
         })
     }
@@ -167,16 +180,20 @@ impl Ledger {
         Some(lease)
     }
 
-    /// Ends a lease earlier, at `end`, past what it has reached; what lies behind is free. Not for leases that race or have raced.
+    /// Ends a lease earlier, at `end`, past what it has reached; what lies behind is free. Not for leases that race.
     pub(super) fn cut(&mut self, id: LeaseId, end: u64) {
-        let Some(lease) = self.leases.get_mut(&id).filter(|l| !l.raced) else {
+        let Some(lease) = self.leases.get_mut(&id).filter(|l| l.rival.is_none()) else {
             return;
         };
         if end <= lease.left.start || lease.left.end <= end {
             return;
         }
-        self.free.insert(ByteRange::new(end, lease.left.end));
+        let tail = ByteRange::new(end, lease.left.end);
         lease.left = ByteRange::new(lease.left.start, end);
+        lease.cut = true;
+        for part in self.done.gaps(tail) {
+            self.free.insert(part);
+        }
     }
 
     /// Bytes that were done are not.
@@ -209,7 +226,9 @@ impl Ledger {
             first_byte: None,
             last_byte: None,
             rival: None,
+            chases: false,
             raced: false,
+            cut: false,
         };
         self.leases.insert(id, lease);
         id

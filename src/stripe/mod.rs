@@ -125,8 +125,9 @@ pub struct Scheduler {
     seed: u64,
     /// Something changed since the last decision.
     dirty: bool,
-    /// The caller's time at its last call.
+    /// The caller's time at its last call, and at its last `tick`.
     now: Instant,
+    ticked: Instant,
 }
 
 impl Scheduler {
@@ -142,6 +143,7 @@ impl Scheduler {
             seed,
             dirty: true,
             now,
+            ticked: now,
         }
     }
 
@@ -207,13 +209,16 @@ impl Scheduler {
             }
             lane.add_bytes(came.taken, came.new, now);
             if came.finished {
-                lane.lease_ended(true, true, now);
+                lane.lease_ended(true, true, came.reusable, now);
             }
         }
         if let Some(loser) = came.beaten {
             self.cancel(loser, now);
         }
-        if came.finished || came.beaten.is_some() {
+        if came.pointless {
+            self.cancel(lease, now);
+        }
+        if came.finished || came.pointless || came.beaten.is_some() {
             self.dirty = true;
         }
         came.new
@@ -252,6 +257,7 @@ impl Scheduler {
     /// Time has passed: looks for stalls, ends waits, decides again.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
+        self.ticked = now;
         self.watch(now);
         self.dirty = true;
     }
@@ -314,7 +320,7 @@ impl Scheduler {
             return false;
         };
         if let Some(lane) = self.lanes.get_mut(&lease.lane) {
-            lane.lease_ended(lease.first_byte.is_some(), false, now);
+            lane.lease_ended(lease.first_byte.is_some(), false, false, now);
         }
         true
     }

@@ -18,6 +18,7 @@ pub(super) struct View {
     pub(super) id: LaneId,
     pub(super) rate: f64,
     pub(super) known: bool,
+    pub(super) steady: bool,
     /// When bytes of the leases it has begin to flow; for a lane without leases, of one given now.
     pub(super) start: f64,
     /// When the first byte of a lease given now would come.
@@ -64,8 +65,9 @@ impl Plan {
             .filter(|(_, l)| l.is_usable() || l.leases > 0)
             .map(|(&id, lane)| View {
                 id,
-                rate: lane.rate().unwrap_or(0.0),
+                rate: lane.expected_rate().unwrap_or(0.0),
                 known: lane.rate().is_some(),
+                steady: lane.is_steady(),
                 start: if lane.leases == 0 {
                     lane.lead()
                 } else {

@@ -64,9 +64,9 @@ impl Scheduler {
         } else {
             WINDOW
         };
-        let leases = (!self.ledger.leases.is_empty()).then(|| self.now + tail);
+        let leases = (!self.ledger.leases.is_empty()).then(|| self.ticked + tail);
         let waits = self.lanes.values().filter_map(|l| match l.standing {
-            Standing::Waiting(until) => Some(until.max(self.now + Duration::from_millis(1))),
+            Standing::Waiting(until) => Some(until.max(self.ticked + Duration::from_millis(1))),
             Standing::Open | Standing::Never => None,
         });
         waits.chain(leases).min()

@@ -1,0 +1,394 @@
+//! Whole transfers over a simulated network: figures against the ideal, and what happens when lanes misbehave.
+
+mod sim;
+
+use sim::pools::{self, Pool};
+use sim::{Line, Outcome, Sim};
+use tributary::stripe::Action;
+use tributary::types::LaneId;
+
+const MIB: u64 = 1 << 20;
+
+/// Pools of `design`'s table, with what each must reach of the sum of its links.
+fn named() -> Vec<(&'static str, Vec<Line>)> {
+    let pool = |links: &[(f64, f64)]| {
+        links
+            .iter()
+            .map(|&(rate, delay)| Line::new(rate, delay))
+            .collect()
+    };
+    vec![
+        ("4x20@15", pool(&[(20.0, 15.0); 4])),
+        (
+            "40@8 20@15 10@25 5@40",
+            pool(&[(40.0, 8.0), (20.0, 15.0), (10.0, 25.0), (5.0, 40.0)]),
+        ),
+        ("50@10 2@150", pool(&[(50.0, 10.0), (2.0, 150.0)])),
+        (
+            "30@12 20@20 12@30 8@25 4@60 1@90",
+            pool(&[
+                (30.0, 12.0),
+                (20.0, 20.0),
+                (12.0, 30.0),
+                (8.0, 25.0),
+                (4.0, 60.0),
+                (1.0, 90.0),
+            ]),
+        ),
+        ("30@10 30@40", pool(&[(30.0, 10.0), (30.0, 40.0)])),
+    ]
+}
+
+#[test]
+fn the_lab_pools_reach_97_percent_of_the_sum_of_their_links() {
+    let mut failed = Vec::new();
+    for (name, lines) in named() {
+        for size in [64 * MIB, 256 * MIB] {
+            let pool = Pool {
+                lines: lines.clone(),
+                size,
+            };
+            let out = Sim::new(&lines, size, 1).run(1000.0);
+            let start = lines.iter().map(|l| 4.0 * l.rtt).fold(f64::INFINITY, f64::min);
+            let (ideal, physical) = (pools::ideal(&pool), pools::physical(&lines, size, 2));
+            let reached = (ideal - start) / (out.seconds - start);
+            println!(
+                "{name:34} {:4} MiB: {reached:.4} of the sum of rates, {:.4} of what the connections can; waste {:.2} %, \
+                 duplicates {:.3} %, {} leases, {} cuts",
+                size / MIB,
+                physical / out.seconds,
+                100.0 * (out.dropped + out.duplicated as f64) / size as f64,
+                100.0 * out.duplicated as f64 / size as f64,
+                out.starts,
+                out.cuts
+            );
+            if reached < 0.97 {
+                failed.push((name, size / MIB, reached));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "below 0.97: {failed:?}");
+}
+
+struct Row {
+    seed: u64,
+    strict: f64,
+    physical: f64,
+    best: f64,
+    duplicated: f64,
+    waste: f64,
+    size: u64,
+    seconds: f64,
+}
+
+fn run_pool(seed: u64) -> Row {
+    let pool = pools::random(seed);
+    let ideal = pools::ideal(&pool);
+    let physical = pools::physical(&pool.lines, pool.size, 2);
+    let out = Sim::new(&pool.lines, pool.size, seed).run(40.0 * ideal + 100.0);
+    let best = pool
+        .lines
+        .iter()
+        .map(|l| pools::physical(std::slice::from_ref(l), pool.size, 1))
+        .fold(f64::INFINITY, f64::min);
+    Row {
+        seed,
+        strict: out.seconds / ideal,
+        physical: out.seconds / physical,
+        best: out.seconds / best,
+        duplicated: out.duplicated as f64 / pool.size as f64,
+        waste: (out.dropped + out.duplicated as f64) / pool.size as f64,
+        size: pool.size,
+        seconds: out.seconds,
+    }
+}
+
+fn quantiles(what: &str, mut of: Vec<f64>) -> (f64, f64, f64) {
+    of.sort_by(f64::total_cmp);
+    let at = |q: f64| of[((of.len() - 1) as f64 * q).round() as usize];
+    println!(
+        "{what:58} median {:.4}  p90 {:.4}  p99 {:.4}  max {:.4}  n {}",
+        at(0.5),
+        at(0.9),
+        at(0.99),
+        at(1.0),
+        of.len()
+    );
+    (at(0.5), at(0.99), at(1.0))
+}
+
+#[test]
+fn trace_one() {
+    let Ok(which) = std::env::var("TRACE") else { return };
+    let (lines, size) = match which.parse::<u64>() {
+        Ok(seed) => {
+            let pool = pools::random(seed);
+            (pool.lines, pool.size)
+        }
+        Err(_) => (
+            named().into_iter().find(|n| n.0.starts_with(&which)).unwrap().1,
+            64 * MIB,
+        ),
+    };
+    for (i, l) in lines.iter().enumerate() {
+        println!(
+            "{i} rtt {:.3} up {} down {} rates {:?}",
+            l.rtt,
+            l.up,
+            l.down,
+            l.rates
+                .iter()
+                .take(6)
+                .map(|r| (r.0, r.1 / 125000.0))
+                .collect::<Vec<_>>()
+        );
+    }
+    println!("size {size} physical {}", pools::physical(&lines, size, 2));
+    let mut sim = Sim::new(&lines, size, 1);
+    sim.trace = true;
+    println!("{:.3}", sim.run(1000.0).seconds);
+}
+
+#[test]
+fn random_pools_finish_close_to_the_ideal() {
+    let count: u64 = std::env::var("POOLS")
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(1000);
+    let half = std::thread::spawn(move || (0..count / 2).map(run_pool).collect::<Vec<_>>());
+    let mut rows: Vec<Row> = (count / 2..count).map(run_pool).collect();
+    rows.extend(half.join().unwrap());
+    quantiles(
+        "time / (start-up + bytes / sum of rates)",
+        rows.iter().map(|r| r.strict).collect(),
+    );
+    quantiles(
+        "time / what the connections can",
+        rows.iter().map(|r| r.physical).collect(),
+    );
+    for from in [1.0, 3.0, 10.0] {
+        let long = || rows.iter().filter(move |r| r.seconds >= from);
+        quantiles(
+            &format!("... strict, transfers of {from} s and more"),
+            long().map(|r| r.strict).collect(),
+        );
+        quantiles(
+            &format!("... connections, transfers of {from} s and more"),
+            long().map(|r| r.physical).collect(),
+        );
+    }
+    quantiles(
+        "time / best lane alone, one connection",
+        rows.iter().map(|r| r.best).collect(),
+    );
+    quantiles(
+        "duplicated bytes / file",
+        rows.iter().map(|r| r.duplicated).collect(),
+    );
+    quantiles(
+        "wasted wire bytes / file, from 64 MiB",
+        rows.iter()
+            .filter(|r| r.size >= 64 * MIB)
+            .map(|r| r.waste)
+            .collect(),
+    );
+    quantiles(
+        "wasted wire bytes / file, all",
+        rows.iter().map(|r| r.waste).collect(),
+    );
+    rows.sort_by(|a, b| b.physical.total_cmp(&a.physical));
+    for r in rows.iter().take(12) {
+        println!(
+            "slow: seed {} size {} s {:.2} physical {:.3} strict {:.3} best {:.3} waste {:.4}",
+            r.seed,
+            r.size >> 20,
+            r.seconds,
+            r.physical,
+            r.strict,
+            r.best,
+            r.waste
+        );
+    }
+    rows.sort_by(|a, b| b.best.total_cmp(&a.best));
+    for r in rows.iter().take(6) {
+        println!(
+            "worse than best lane: seed {} size {} s {:.2} physical {:.3} strict {:.3} best {:.3}",
+            r.seed,
+            r.size >> 20,
+            r.seconds,
+            r.physical,
+            r.strict,
+            r.best
+        );
+    }
+    rows.sort_by(|a, b| b.waste.total_cmp(&a.waste));
+    for r in rows.iter().filter(|r| r.size >= 64 * MIB).take(6) {
+        println!(
+            "wasteful: seed {} size {} s {:.2} physical {:.3} waste {:.4} dup {:.4}",
+            r.seed,
+            r.size >> 20,
+            r.seconds,
+            r.physical,
+            r.waste,
+            r.duplicated
+        );
+    }
+}
+
+/// Runs it and says by how much it missed the ideal, in seconds.
+fn late(what: &str, lines: Vec<Line>, size: u64) -> (f64, Outcome) {
+    let ideal = pools::ideal(&Pool {
+        lines: lines.clone(),
+        size,
+    });
+    let out = Sim::new(&lines, size, 1).run(10.0 * ideal + 100.0);
+    println!(
+        "{what}: {:.2} s, ideal {ideal:.2} s; waste {:.2} %, {} leases, {} cuts",
+        out.seconds,
+        100.0 * (out.dropped + out.duplicated as f64) / size as f64,
+        out.starts,
+        out.cuts
+    );
+    (out.seconds - ideal, out)
+}
+
+fn starts(out: &Outcome, id: u64) -> Vec<f64> {
+    let on = |a: &Action| matches!(a, Action::Start { lane, .. } if *lane == LaneId(id));
+    out.log.iter().filter(|(_, a)| on(a)).map(|(t, _)| *t).collect()
+}
+
+#[test]
+fn a_lane_alone_loses_nothing_against_one_long_request() {
+    for (rate, delay) in [(2.0, 100.0), (20.0, 15.0), (100.0, 40.0)] {
+        let line = Line::new(rate, delay);
+        let size = 64 * MIB;
+        let single = pools::physical(std::slice::from_ref(&line), size, 1);
+        let out = Sim::new(&[line], size, 1).run(1000.0);
+        println!(
+            "{rate}@{delay} alone: {:.2} s, one request {single:.2} s, {} leases",
+            out.seconds, out.starts
+        );
+        assert!(
+            out.seconds <= 1.01 * single,
+            "{} s, one request {single} s",
+            out.seconds
+        );
+        assert_eq!((out.dropped, out.duplicated), (0.0, 0));
+    }
+}
+
+#[test]
+fn a_lane_that_collapses_hands_its_range_over_soon() {
+    let pool = || vec![Line::new(20.0, 15.0), Line::new(20.0, 15.0).then(5.0, 0.2)];
+    let (missed, _) = late("20 -> 0.2 Mbit/s", pool(), 64 * MIB);
+    assert!(missed < 4.0, "{missed} s late");
+}
+
+#[test]
+fn a_lane_killed_at_any_time_costs_little() {
+    let size = 64 * MIB;
+    let whole = pools::ideal(&Pool {
+        lines: vec![Line::new(20.0, 15.0); 3],
+        size,
+    });
+    for part in [0.10, 0.50, 0.95] {
+        let lines = vec![
+            Line::new(20.0, 15.0),
+            Line::new(20.0, 15.0).lives(0.0, part * whole),
+            Line::new(20.0, 15.0),
+        ];
+        let (missed, _) = late(&format!("killed at {part}"), lines, size);
+        assert!(missed < 0.5, "{missed} s late");
+    }
+}
+
+#[test]
+fn a_lane_that_joins_gets_work_at_once() {
+    let lines = vec![Line::new(20.0, 15.0), Line::new(20.0, 15.0).lives(10.0, 1e9)];
+    let (missed, out) = late("joins", lines, 64 * MIB);
+    assert!(starts(&out, 1)[0] < 10.1, "first lease at {}", starts(&out, 1)[0]);
+    assert!(missed < 0.5, "{missed} s late");
+}
+
+#[test]
+fn a_silent_lane_loses_its_leases_within_two_seconds_and_is_probed_ever_more_rarely() {
+    let lines = vec![Line::new(20.0, 15.0), Line::new(20.0, 15.0).then(3.0, 0.0)];
+    let (missed, out) = late("silent from 3 s", lines, 256 * MIB);
+    assert!(missed < 1.0, "{missed} s late");
+    let cancelled = out
+        .log
+        .iter()
+        .find(|(_, a)| matches!(a, Action::Cancel { .. }))
+        .unwrap()
+        .0;
+    assert!(cancelled < 5.3, "cancelled at {cancelled} s");
+    let probes: Vec<f64> = starts(&out, 1).into_iter().filter(|t| *t > 3.1).collect();
+    println!("probed at {probes:.1?}");
+    assert!((2..8).contains(&probes.len()), "probed at {probes:?}");
+    assert!(
+        probes.windows(3).all(|w| w[2] - w[1] > w[1] - w[0]),
+        "probed at {probes:?}"
+    );
+}
+
+#[test]
+fn a_lane_that_never_brings_a_byte_holds_nothing_up() {
+    let (missed, _) = late(
+        "mute",
+        vec![Line::new(20.0, 15.0), Line::new(0.0, 15.0)],
+        64 * MIB,
+    );
+    assert!(missed < 1.0, "{missed} s late");
+}
+
+#[test]
+fn when_all_lanes_are_silent_leases_are_kept() {
+    let line = || Line::new(20.0, 15.0).then(3.0, 0.0).then(13.0, 20.0);
+    let (missed, out) = late("all silent for 10 s", vec![line(), line(), line()], 64 * MIB);
+    let busy = out.log.iter().filter(|(t, _)| (3.2..13.0).contains(t)).count();
+    assert!(busy <= 3, "{busy} actions while nothing could be done");
+    assert!(missed < 1.0, "{missed} s late");
+}
+
+#[test]
+fn a_lane_whose_connections_are_dead_gets_new_ones_even_if_it_is_alone() {
+    let (_, out) = late(
+        "alone and silent",
+        vec![Line::new(20.0, 15.0).then(3.0, 0.0).then(40.0, 20.0)],
+        16 * MIB,
+    );
+    let again = starts(&out, 0)
+        .into_iter()
+        .filter(|t| (3.1..40.0).contains(t))
+        .count();
+    assert!((1..=6).contains(&again), "{again} restarts");
+}
+
+#[test]
+fn a_hopeless_lane_does_not_slow_the_others() {
+    let size = 8 * MIB;
+    let without = Sim::new(&[Line::new(50.0, 10.0)], size, 1).run(100.0).seconds;
+    let (_, out) = late(
+        "hopeless",
+        vec![Line::new(50.0, 10.0), Line::new(0.5, 150.0)],
+        size,
+    );
+    println!("without it {without:.2} s");
+    assert!(
+        out.seconds <= 1.03 * without,
+        "{} s, without it {without} s",
+        out.seconds
+    );
+}
+
+#[test]
+fn no_race_runs_onto_a_metered_lane() {
+    let mut metered = Line::new(50.0, 10.0);
+    metered.metered = true;
+    let (_, out) = late(
+        "metered",
+        vec![Line::new(5.0, 30.0).then(4.0, 0.05), metered],
+        32 * MIB,
+    );
+    assert_eq!(out.duplicated, 0);
+}
