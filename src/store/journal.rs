@@ -354,3 +354,237 @@ fn random() -> io::Result<u64> {
         .map_err(|_| io::Error::other("the system gives no random numbers"))?;
     Ok(u64::from_le_bytes(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::simulated::{Machine, SimulatedFile};
+    use crate::store::{Generation, Validator};
+
+    const TOTAL: u64 = 100 * PIECE + 5;
+
+    fn claim() -> Claim {
+        let validator = Some(Validator::ETag("\"v1\"".to_owned()));
+        Claim::new(
+            "https://origin.example/a",
+            Some(Generation {
+                total: TOTAL,
+                validator,
+            }),
+            None,
+        )
+    }
+
+    fn empty() -> Contents {
+        Contents::new(claim(), Some([7; 16]))
+    }
+
+    fn start(file: &SimulatedFile) -> Journal {
+        Journal::start(Box::new(file.clone()), &empty()).unwrap()
+    }
+
+    fn contents(file: &SimulatedFile) -> Result<Contents, Damage> {
+        load(file).unwrap()
+    }
+
+    /// A journal with these spans, one record each, and everything that it says.
+    fn written(spans: &[(u64, u64)]) -> (Vec<u8>, Contents) {
+        let file = Machine::default().file("journal");
+        let mut journal = start(&file);
+        let mut all = empty();
+        for &(start, len) in spans {
+            let span = ByteRange::new(start, start + len);
+            let leaf = (start / PIECE, [start as u8; 32]);
+            let whole = span.contains(piece_range(leaf.0, TOTAL));
+            let leaves = if whole { vec![leaf] } else { Vec::new() };
+            journal.append(&[span], &leaves).unwrap();
+            all.durable.insert(span);
+            if whole {
+                all.leaves.insert(leaf.0, leaf.1);
+            }
+        }
+        (file.cached(), all)
+    }
+
+    fn spans() -> impl Strategy<Value = Vec<(u64, u64)>> {
+        let span = prop_oneof![
+            (0..TOTAL - 1000, 1u64..1000),
+            (0u64..100).prop_map(|piece| (piece * PIECE, PIECE)),
+        ];
+        prop::collection::vec(span, 0..40)
+    }
+
+    /// Whether `found` claims nothing that was not synced.
+    fn is_part_of(found: &Contents, all: &Contents) -> bool {
+        found.claim == all.claim
+            && found.durable.iter().all(|r| all.durable.contains(r))
+            && found
+                .leaves
+                .iter()
+                .all(|(piece, hash)| all.leaves.get(piece) == Some(hash))
+    }
+
+    proptest! {
+        #[test]
+        fn a_journal_says_what_was_recorded(spans in spans()) {
+            let (bytes, all) = written(&spans);
+            prop_assert_eq!(parse(&bytes).map(|(found, _)| found), Ok(all));
+        }
+
+        #[test]
+        fn a_cut_journal_says_a_part_of_what_was_synced(spans in spans(), cut in 0.0..1.0f64) {
+            let (bytes, all) = written(&spans);
+            let cut = (bytes.len() as f64 * cut) as usize;
+            if let Ok((found, _)) = parse(&bytes[..cut]) {
+                prop_assert!(is_part_of(&found, &all));
+            }
+        }
+
+        #[test]
+        fn a_journal_with_flipped_bytes_says_nothing_that_was_not_synced(
+            spans in spans(),
+            flips in prop::collection::vec((any::<prop::sample::Index>(), 1u8..), 1..8),
+        ) {
+            let (mut bytes, all) = written(&spans);
+            for (at, flip) in flips {
+                let at = at.index(bytes.len());
+                bytes[at] ^= flip;
+            }
+            if let Ok((found, _)) = parse(&bytes) {
+                prop_assert!(is_part_of(&found, &all));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..6000), base in any::<bool>()) {
+            let _ = parse(&bytes);
+            if let Ok(framed) = frame(if base { BASE } else { RECORD }, 1, 1, &bytes) {
+                let _ = parse(&framed);
+                bytes.splice(0..0, framed);
+                let _ = parse(&bytes);
+            }
+        }
+
+        /// Frames whose checksum is right and whose content is impossible.
+        #[test]
+        fn impossible_records_end_the_journal(start in any::<u64>(), len in any::<u64>(), piece in 101u64..) {
+            let (bytes, all) = written(&[(0, 10)]);
+            let head = Frame::read(&bytes, BASE).map(|f| f.epoch).unwrap();
+            let impossible = start.checked_add(len).is_none_or(|end| end > TOTAL) || len == 0;
+            for delta in [
+                Delta { spans: vec![(20, 10), (start, len)], leaves: vec![] },
+                Delta { spans: vec![(20, 10)], leaves: vec![(piece, [0; 32])] },
+            ] {
+                let record = frame(RECORD, head, 3, &encode(&delta).unwrap()).unwrap();
+                let bytes = [bytes.clone(), record].concat();
+                let (found, _) = parse(&bytes).unwrap();
+                if impossible || !delta.leaves.is_empty() {
+                    prop_assert_eq!(found, all.clone());
+                }
+            }
+        }
+
+        /// Whatever the power cut leaves of a journal while it is written anew, the old or the new one is whole.
+        #[test]
+        fn a_power_cut_while_writing_a_new_base_loses_nothing(
+            spans in spans(),
+            steps in 1u64..8,
+            seed in any::<u64>(),
+        ) {
+            let (bytes, mut all) = written(&spans);
+            let machine = Machine::default();
+            let file = machine.file("journal").with(&machine, bytes);
+            machine.power_off_at(steps);
+            all.boot = Some([9; 16]);
+            let _ = Journal::start(Box::new(file.clone()), &all);
+            let mut random = seed;
+            let after = file.after_power_cut(&Machine::default(), || {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random >> 63 == 0
+            });
+            let found = contents(&after).unwrap();
+            prop_assert_eq!(&found.durable, &all.durable);
+            prop_assert_eq!(&found.leaves, &all.leaves);
+        }
+    }
+
+    #[test]
+    fn records_of_an_older_journal_are_never_read_behind_a_new_base() {
+        let (old, _) = written(&[(0, 10), (20, 10), (40, 10)]);
+        let (new, all) = written(&[]);
+        let mut bytes = old;
+        bytes[..new.len()].copy_from_slice(&new);
+        assert_eq!(parse(&bytes).map(|(c, _)| c), Ok(all));
+    }
+
+    #[test]
+    fn a_journal_with_a_record_missing_ends_before_the_gap() {
+        let (mut bytes, _) = written(&[(0, 10), (20, 10), (40, 10)]);
+        let (short, all) = written(&[(0, 10)]);
+        let record = (bytes.len() - written(&[]).0.len()) / 3;
+        bytes.drain(short.len()..short.len() + record);
+        assert_eq!(parse(&bytes).map(|(c, _)| c), Ok(all));
+    }
+
+    #[test]
+    fn a_long_journal_is_written_anew_and_stays_small() {
+        let file = Machine::default().file("journal");
+        let mut journal = start(&file);
+        let mut all = empty();
+        let mut longest = 0;
+        for i in 0..60_000 {
+            let span = ByteRange::new(i * 100, i * 100 + 100);
+            all.durable.insert(span);
+            if journal.wants_base() {
+                journal.rebase(&all).unwrap();
+            } else {
+                journal.append(&[span], &[]).unwrap();
+            }
+            longest = longest.max(file.len().unwrap());
+        }
+        assert_eq!(contents(&file).unwrap().durable, all.durable);
+        assert!(longest < 2 * COMPACT, "grew to {longest}");
+        assert!(file.len().unwrap() < COMPACT);
+    }
+
+    #[test]
+    fn after_a_failed_record_the_next_one_is_not_lost_behind_it() {
+        let machine = Machine::default();
+        let file = machine.file("journal");
+        let mut journal = start(&file);
+        machine.fail_step(machine.steps() + 1, nix::errno::Errno::EIO);
+        assert!(journal.append(&[ByteRange::new(0, 5)], &[]).is_err());
+        assert!(journal.wants_base());
+        let mut all = empty();
+        all.durable.insert(ByteRange::new(0, 9));
+        journal.rebase(&all).unwrap();
+        journal.append(&[ByteRange::new(20, 30)], &[]).unwrap();
+        assert_eq!(contents(&file).unwrap().durable.len(), 19);
+    }
+
+    #[test]
+    fn a_journal_of_another_version_is_told_from_a_damaged_one() {
+        let (mut bytes, _) = written(&[]);
+        bytes[3] = 2;
+        assert_eq!(parse(&bytes), Err(Damage::Version));
+        bytes[0] = 0;
+        assert_eq!(parse(&bytes), Err(Damage::Torn));
+        assert_eq!(parse(&[]), Err(Damage::Empty));
+    }
+
+    #[test]
+    fn the_longest_claim_lies_within_the_first_page() {
+        let validator = Some(Validator::ETag("x".repeat(1024)));
+        let claim = Claim::new(
+            "u",
+            Some(Generation {
+                total: u64::MAX,
+                validator,
+            }),
+            Some([1; 32]),
+        );
+        assert!(HEADER + encode(&claim).unwrap().len() < ALIGN);
+    }
+}

@@ -71,7 +71,7 @@ impl Medium for File {
 
     fn free(&self) -> Option<u64> {
         let stat = fstatvfs(self).ok().filter(|s| s.blocks() > 0)?;
-        u64::from(stat.blocks_available()).checked_mul(u64::from(stat.fragment_size()))
+        u64::try_from(u128::from(stat.blocks_available()) * u128::from(stat.fragment_size())).ok()
     }
 
     fn held(&self) -> io::Result<u64> {

@@ -23,12 +23,18 @@ mod name;
 mod part;
 mod place;
 mod room;
+#[cfg(test)]
+mod simulated;
+mod survey;
+#[cfg(test)]
+mod tests;
 
 pub use claim::{Claim, Difference, Generation, Validator};
 pub use error::StoreError;
 pub use name::safe_name;
-pub use part::{FreshReason, Part, Rechecked, Resumed, SYNC_BYTES, SYNC_INTERVAL, Synced};
+pub use part::{Part, Rechecked, SYNC_BYTES, SYNC_INTERVAL, Synced};
 pub use place::{OpenOptions, OpenedFiles, PartFile, Place, peek};
+pub use survey::{FreshReason, Resumed};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

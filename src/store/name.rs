@@ -28,12 +28,19 @@ pub fn safe_name(name: &str) -> Option<String> {
     if is_device(&name) || name.starts_with('-') {
         name.insert(0, '_');
     }
-    let mut name = trimmed(&cut(&name, NAME_MAX - LONGEST_SUFFIX - 1)).to_owned();
-    let lower = name.to_lowercase();
-    if OURS.iter().any(|ours| lower.ends_with(ours)) {
-        name.push('_');
+    let mut name = trimmed(&cut(&name, NAME_MAX - LONGEST_SUFFIX)).to_owned();
+    while let Some(ours) = OURS.iter().find(|ours| ends_with(&name, ours)) {
+        let dot = name.len() - ours.len();
+        name.replace_range(dot..=dot, "_");
     }
     Some(name)
+}
+
+fn ends_with(name: &str, ending: &str) -> bool {
+    let start = name.len().checked_sub(ending.len());
+    start
+        .and_then(|at| name.get(at..))
+        .is_some_and(|end| end.eq_ignore_ascii_case(ending))
 }
 
 /// Without leading dots, and without trailing ones, which FAT drops.
@@ -85,4 +92,68 @@ fn cut(name: &str, max: usize) -> String {
     };
     let stem = &name[..name.floor_char_boundary(max - extension.len())];
     format!("{stem}{extension}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn sec_c1_hostile_names_become_plain_ones() {
+        for (name, safe) in [
+            ("../../.ssh/authorized_keys", Some("authorized_keys")),
+            ("/etc/passwd", Some("passwd")),
+            ("..\\..\\boot.ini", Some("boot.ini")),
+            (".bashrc", Some("bashrc")),
+            ("..", None),
+            ("...", None),
+            ("/", None),
+            ("", None),
+            ("a\0b.iso", Some("ab.iso")),
+            ("line\r\nbreak", Some("linebreak")),
+            ("invoice\u{202e}fdp.exe", Some("invoicefdp.exe")),
+            ("\u{200b}\u{feff}.hidden", Some("hidden")),
+            ("CON", Some("_CON")),
+            ("con.tar.gz", Some("_con.tar.gz")),
+            ("LPT1 .txt", Some("_LPT1 .txt")),
+            ("com¹", Some("_com¹")),
+            ("com10", Some("com10")),
+            ("console.log", Some("console.log")),
+            ("-rf", Some("_-rf")),
+            ("a:b*c?.txt", Some("a_b_c_.txt")),
+            ("name. . ", Some("name")),
+            ("debian.iso.part.journal", Some("debian.iso.part_journal")),
+            ("debian.iso.PART", Some("debian.iso_PART")),
+            ("Grüße 東京 🎉.zip", Some("Grüße 東京 🎉.zip")),
+        ] {
+            assert_eq!(safe_name(name).as_deref(), safe, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_cut_before_its_extension() {
+        let name = safe_name(&format!("{}.tar.zst", "ü".repeat(3000))).unwrap();
+        assert!(name.ends_with("ü.zst"), "{name}");
+        assert!(name.len() > 230);
+    }
+
+    proptest! {
+        #[test]
+        fn sec_c1_no_name_is_unsafe(name in prop_oneof![
+            any::<String>(),
+            "[./\\\\a-cC-N\u{202e}\u{200b}\0 :-]{0,12}",
+            "(con|aux|com1|x)[. ]{0,3}(part|journal|new|tar)?[. ]{0,2}",
+            "(ab|ü|🎉){100,200}[.]?[a-z]{0,20}([.]part)?",
+        ]) {
+            let Some(safe) = safe_name(&name) else { return Ok(()) };
+            prop_assert!(!safe.is_empty() && !safe.starts_with(['.', '-', ' ']) && !safe.ends_with(['.', ' ']));
+            prop_assert!(safe.len() + LONGEST_SUFFIX <= NAME_MAX);
+            prop_assert!(!safe.contains(['/', '\\', '\0', ':']) && !safe.chars().any(is_invisible));
+            prop_assert!(!is_device(&safe) && !OURS.iter().any(|o| safe.to_lowercase().ends_with(o)));
+            let again = safe_name(&safe);
+            prop_assert_eq!(again, Some(safe), "not stable");
+        }
+    }
 }

@@ -8,19 +8,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
 use super::digest::{self, Prefix};
-use super::journal::{self, Boot, Contents, Journal, Leaf, piece_range};
+use super::journal::{Boot, Contents, Journal, Leaf, piece_range};
 use super::medium::Medium;
 use super::room::Room;
-use super::{Claim, OpenedFiles, StoreError, lock};
+use super::survey::{boot, survey};
+use super::{Claim, OpenedFiles, Resumed, StoreError, lock};
 use crate::types::{ByteRange, PIECE, RangeSet};
 
 /// A sync is due when this much waits for one: it bounds what a crash costs and the memory that dirty pages hold on
@@ -34,40 +35,6 @@ const MAX_STRIKES: u32 = 2;
 /// How much one call of [`Part::recheck`] or [`Part::advance_digest`] reads at most: a second or so on an SD card, so
 /// that a stop does not wait long.
 const STEP: u64 = 64 << 20;
-
-/// What was there when a part was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resumed {
-    /// Nothing that counts: the file is written from the start.
-    Fresh(FreshReason),
-    /// An earlier run's bytes.
-    From {
-        /// How many there are; [`Part::written`] says which.
-        bytes: u64,
-        /// How many of them are from before a reboot and are hashed again by [`Part::recheck`].
-        unchecked: u64,
-    },
-}
-
-/// Why a part starts with no bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FreshReason {
-    /// There was no part.
-    #[error("there was nothing to resume")]
-    New,
-    /// What is there was written without length, or without validator and checksum (HTTP-21).
-    #[error("the earlier part cannot be resumed safely: the server gave nothing to recognise the content by")]
-    NotResumable,
-    /// The journal cannot be read.
-    #[error("the earlier part's journal is damaged, or of another version")]
-    Damaged,
-    /// The journal is there, its data is not.
-    #[error("the earlier part is missing, only its journal was there")]
-    DataMissing,
-    /// The machine went down before any whole piece was on the disk.
-    #[error("the machine went down before a whole piece (1 MiB) was safe on the disk")]
-    NothingCertain,
-}
 
 /// What a sync did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,8 +67,6 @@ pub struct Part {
     /// Held for the whole of a sync: there is one at a time.
     syncing: Mutex<Syncing>,
     digest: Mutex<Prefix>,
-    /// Held open for its `flock`.
-    _lock: Option<File>,
 }
 
 /// The open files as the tests can fake them.
@@ -109,7 +74,6 @@ pub(super) struct Media {
     pub(super) data: Box<dyn Medium>,
     pub(super) journal: Box<dyn Medium>,
     pub(super) directory: Option<File>,
-    pub(super) lock: Option<File>,
     pub(super) path: PathBuf,
 }
 
@@ -156,7 +120,6 @@ impl Part {
             data: Box::new(files.data),
             journal: Box::new(files.journal),
             directory: files.directory,
-            lock: files.lock,
             path: files.path,
         };
         Self::open(media, claim, boot())
@@ -167,7 +130,6 @@ impl Part {
             data,
             journal,
             directory,
-            lock,
             path,
         } = media;
         let io = |doing| {
@@ -175,11 +137,12 @@ impl Part {
             move |e| StoreError::from_io(doing, &path, e)
         };
         let (contents, resumed) = survey(&*data, &*journal, claim, boot, &path)?;
+        // The journal first: at no moment may it name bytes that are cut off.
+        let journal = Journal::start(journal, &contents).map_err(io("starting the journal"))?;
         if let Resumed::Fresh(_) = resumed {
             data.set_len(0).map_err(io("emptying the part"))?;
         }
         let room = Room::reserve(&*data, claim.total(), &path)?;
-        let journal = Journal::start(journal, &contents).map_err(io("starting the journal"))?;
         let part = Self {
             data,
             total: claim.total(),
@@ -194,7 +157,6 @@ impl Part {
                 strikes: 0,
             }),
             digest: Mutex::new(Prefix::new()),
-            _lock: lock,
             path,
         };
         Ok((part, resumed))
@@ -534,72 +496,6 @@ impl State {
     }
 }
 
-/// What of an earlier run counts.
-fn survey(
-    data: &dyn Medium,
-    journal: &dyn Medium,
-    claim: &Claim,
-    boot: Boot,
-    path: &Path,
-) -> Result<(Contents, Resumed), StoreError> {
-    let io = |e| StoreError::from_io("reading the journal", path, e);
-    let len = data.len().map_err(io)?;
-    let fresh = |reason| Ok((Contents::new(claim.clone(), boot), Resumed::Fresh(reason)));
-    let mut contents = match journal::load(journal).map_err(io)? {
-        Err(journal::Damage::Empty) => return fresh(FreshReason::New),
-        Err(damage) => {
-            tracing::warn!(path = %path.display(), %damage, "starting anew");
-            return fresh(FreshReason::Damaged);
-        }
-        Ok(old) if old.durable.is_empty() && old.claim.is_resumable() => return fresh(FreshReason::New),
-        Ok(old) if !old.claim.is_resumable() => return fresh(FreshReason::NotResumable),
-        Ok(_) if len == 0 => return fresh(FreshReason::DataMissing),
-        Ok(old) => old,
-    };
-    if let Some(difference) = contents.claim.difference(claim) {
-        let path = path.to_owned();
-        return Err(StoreError::Foreign { path, difference });
-    }
-    contents.claim = claim.clone();
-    let cut = contents.durable.remove(ByteRange::new(len, u64::MAX)) > 0;
-    contents.suspect.remove(ByteRange::new(len, u64::MAX));
-    if cut || boot.is_none() || contents.boot != boot {
-        contents.suspect = contents.durable.clone();
-    }
-    contents.boot = boot;
-    drop_unprovable(&mut contents);
-    let bytes = contents.durable.len();
-    let unchecked = contents.suspect.len();
-    if bytes == 0 {
-        return fresh(FreshReason::NothingCertain);
-    }
-    Ok((contents, Resumed::From { bytes, unchecked }))
-}
-
-/// Suspect bytes count only as part of a whole piece with a hash to compare with.
-fn drop_unprovable(contents: &mut Contents) {
-    let total = contents.claim.total().unwrap_or(0);
-    let Contents {
-        durable,
-        suspect,
-        leaves,
-        ..
-    } = contents;
-    leaves.retain(|&piece, _| durable.contains(piece_range(piece, total)));
-    let pieces: Vec<u64> = suspect
-        .iter()
-        .flat_map(|r| r.start / PIECE..r.end.div_ceil(PIECE))
-        .collect();
-    for piece in pieces {
-        if !leaves.contains_key(&piece) {
-            for range in suspect.within(piece_range(piece, total)).collect::<Vec<_>>() {
-                durable.remove(range);
-                suspect.remove(range);
-            }
-        }
-    }
-}
-
 /// Whether this says that the bytes are not there, rather than that the machine has a problem.
 fn is_unreadable(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error() == Some(Errno::EIO as i32)
@@ -617,12 +513,4 @@ pub(super) fn sync_directory(directory: &File) -> io::Result<()> {
         }
         result => result,
     }
-}
-
-/// This boot of the machine, where /proc says it.
-fn boot() -> Boot {
-    let text = fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-    let mut id = [0; 16];
-    id.copy_from_slice(&blake3::hash(&text).as_bytes()[..16]);
-    Some(id)
 }

@@ -41,15 +41,14 @@ pub struct OpenOptions {
     pub restart: bool,
 }
 
-/// The descriptors that a [`Part`] works on: locked, plain files, opened for reading and writing.
+/// The descriptors that a [`Part`] works on: plain files, opened for reading and writing. Their [`Place`] has the lock
+/// and must be kept as long.
 #[derive(Debug)]
 pub struct OpenedFiles {
     /// The content.
     pub data: File,
     /// The journal.
     pub journal: File,
-    /// What holds the lock, where it is not `journal` itself.
-    pub lock: Option<File>,
     /// Their directory, synced with the first sync; `None`: somebody else has seen to that.
     pub directory: Option<File>,
     /// The data's path, for messages.
@@ -67,6 +66,8 @@ pub struct Place {
     overwrite: bool,
     /// The data file was not there before.
     created: bool,
+    /// Holds the lock; `None` only for looking.
+    lock: Option<File>,
 }
 
 /// A [`Part`] in its [`Place`]: what a download in one process uses.
@@ -169,43 +170,21 @@ impl Place {
                 path: place.folder.join(&place.name),
             });
         }
-        let (lock, fresh) = place.lock()?;
-        if fresh && place.exists(&place.data_name(0)) {
-            place.unlink(&place.journal_name(0));
-            let difference = Difference::NotOurs;
-            return Err(StoreError::Foreign {
+        let (lock, fresh) = place.take_lock()?;
+        let opened = if fresh && place.exists(&place.data_name(0)) {
+            Err(StoreError::Foreign {
                 path: place.path(0),
-                difference,
-            });
-        }
-        place.slot = place.choose(&lock, claim, options.restart)?;
-        let (journal, lock) = if place.slot == 0 {
-            (lock, None)
+                difference: Difference::NotOurs,
+            })
         } else {
-            let journal =
-                place.open_plain(&place.journal_name(place.slot), OFlag::O_RDWR | OFlag::O_CREAT)?;
-            if place.claim_to_keep(&journal, claim)?.is_some() {
-                journal
-                    .set_len(0)
-                    .map_err(|e| place.error("emptying the journal", e))?;
-            }
-            (journal, Some(lock))
+            place.open_pair(&lock, claim, options.restart)
         };
-        let name = place.data_name(place.slot);
-        place.created = !place.exists(&name);
-        let files = OpenedFiles {
-            data: place.open_plain(&name, OFlag::O_RDWR | OFlag::O_CREAT)?,
-            journal,
-            lock,
-            directory: Some(
-                place
-                    .directory
-                    .try_clone()
-                    .map_err(|e| place.error("opening the folder", e))?,
-            ),
-            path: place.path(place.slot),
-        };
-        Ok((place, files))
+        if opened.is_err() && fresh {
+            // An empty journal would make the next run take the data beside it for its own.
+            place.unlink(&place.journal_name(0));
+        }
+        place.lock = Some(lock);
+        opened.map(|files| (place, files))
     }
 
     /// Gives the sealed data its final name, and removes what else lies beside it. Returns the final path.
@@ -266,11 +245,12 @@ impl Place {
             slot: 0,
             overwrite: false,
             created: false,
+            lock: None,
         })
     }
 
     /// The locked journal of the first pair, and whether it was made just now.
-    fn lock(&self) -> Result<(File, bool), StoreError> {
+    fn take_lock(&self) -> Result<(File, bool), StoreError> {
         let name = self.journal_name(0);
         let busy = || StoreError::Busy { path: self.path(0) };
         for _ in 0..LOCK_TRIES {
@@ -303,6 +283,32 @@ impl Place {
         Err(busy())
     }
 
+    /// Opens the files that this claim is to be written to.
+    fn open_pair(&mut self, lock: &File, claim: &Claim, restart: bool) -> Result<OpenedFiles, StoreError> {
+        self.slot = self.choose(lock, claim, restart)?;
+        let journal = if self.slot == 0 {
+            lock.try_clone()
+                .map_err(|e| self.error("opening the journal", e))?
+        } else {
+            let journal = self.open_plain(&self.journal_name(self.slot), OFlag::O_RDWR | OFlag::O_CREAT)?;
+            if self.other_claim(&journal, claim)?.is_some() {
+                journal
+                    .set_len(0)
+                    .map_err(|e| self.error("emptying the journal", e))?;
+            }
+            journal
+        };
+        let name = self.data_name(self.slot);
+        self.created = !self.exists(&name);
+        let directory = self.directory.try_clone();
+        Ok(OpenedFiles {
+            data: self.open_plain(&name, OFlag::O_RDWR | OFlag::O_CREAT)?,
+            journal,
+            directory: Some(directory.map_err(|e| self.error("opening the folder", e))?),
+            path: self.path(self.slot),
+        })
+    }
+
     /// Which pair of files this claim is to be written to.
     fn choose(&self, first: &File, claim: &Claim, restart: bool) -> Result<usize, StoreError> {
         let kept = self.resumable(first, 0)?;
@@ -328,7 +334,7 @@ impl Place {
     }
 
     /// A claim in the journal that `claim` does not continue.
-    fn claim_to_keep(&self, journal: &File, claim: &Claim) -> Result<Option<Claim>, StoreError> {
+    fn other_claim(&self, journal: &File, claim: &Claim) -> Result<Option<Claim>, StoreError> {
         let contents = journal::load(journal).map_err(|e| self.error("reading the journal", e))?;
         Ok(contents
             .ok()
@@ -409,13 +415,17 @@ fn link_new(directory: &File, from: &OsStr, to: &OsStr) -> nix::Result<()> {
     match linkat(directory, from, directory, to, AtFlags::empty()) {
         Ok(()) => unlinkat(directory, from, UnlinkatFlags::NoRemoveDir),
         Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EMLINK) => {
-            // Neither kind of rename, nor links: looking first is all that is left, with a moment in between.
-            match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Err(Errno::ENOENT) => renameat(directory, from, directory, to),
-                Ok(_) => Err(Errno::EEXIST),
-                Err(errno) => Err(errno),
-            }
+            rename_looking(directory, from, to)
         }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The same where there are no links either: looking first is all that is left, with a moment in between.
+fn rename_looking(directory: &File, from: &OsStr, to: &OsStr) -> nix::Result<()> {
+    match fstatat(directory, to, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => renameat(directory, from, directory, to),
+        Ok(_) => Err(Errno::EEXIST),
         Err(errno) => Err(errno),
     }
 }
@@ -441,4 +451,29 @@ fn rename_noreplace(directory: &File, from: &OsStr, to: &OsStr) -> nix::Result<(
         })
     })??;
     Errno::result(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn http_27_no_kind_of_rename_replaces_a_file() {
+        for rename in [rename_new, rename_noreplace, link_new, rename_looking] {
+            let folder = tempfile::tempdir().unwrap();
+            let directory = File::open(folder.path()).unwrap();
+            let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+            fs::write(&from, "new").unwrap();
+            fs::write(&to, "old").unwrap();
+            let result = rename(&directory, "from".as_ref(), "to".as_ref());
+            assert_eq!(result, Err(Errno::EEXIST));
+            assert_eq!(fs::read(&to).unwrap(), b"old");
+            fs::remove_file(&to).unwrap();
+            assert_eq!(rename(&directory, "from".as_ref(), "to".as_ref()), Ok(()));
+            assert_eq!(fs::read(&to).unwrap(), b"new");
+            assert!(!from.exists());
+        }
+    }
 }
