@@ -32,7 +32,11 @@ async fn http_17_a_206_that_only_the_close_ends_is_taken_up_to_its_exact_length(
     let data = content(4 * MIB, 2);
     let served = data.clone();
     let closing = move |r: &Request| {
-        let end = if r.nth % 2 == 0 { End::Close } else { End::Cut };
+        let end = if r.nth.is_multiple_of(2) {
+            End::Close
+        } else {
+            End::Cut
+        };
         Reply::honest(r, &served, TAG).without("content-length").end(end)
     };
     let bench = Bench::new(2, closing).await;
@@ -109,7 +113,7 @@ async fn http_18_a_chunked_range_is_taken_and_one_without_its_end_too() {
     let chunked = move |r: &Request| {
         let (start, end) = r.range.unwrap();
         let bytes = served[start as usize..(end as usize).min(served.len())].to_vec();
-        let complete = r.nth % 2 == 0;
+        let complete = r.nth.is_multiple_of(2);
         let reply = Reply::honest(r, &served, TAG)
             .without("content-length")
             .with("transfer-encoding", "chunked");

@@ -155,12 +155,27 @@ async fn http_15_another_kind_of_content_on_a_lane_is_not_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_21_without_validator_and_digest_it_is_one_stream() {
+async fn http_21_without_validator_and_digest_it_is_one_stream_that_claims_no_resume() {
     let data = content(3 * MIB, 12);
     let served = data.clone();
-    let bench = Bench::new(3, move |r| Reply::honest(r, &served, TAG).without("etag")).await;
+    let mut bench = Bench::new(3, move |r| {
+        Reply::honest(r, &served, TAG).without("etag").rate(8 * MIB)
+    })
+    .await;
+    let mut progress = bench.progress.subscribe();
+    let halt = async {
+        progress.wait_for(|p| p.done > 0).await.unwrap();
+        bench.stop.cancel();
+    };
+    let (stopped, ()) = tokio::join!(bench.get(), halt);
+    assert!(
+        matches!(stopped, Err(DownloadError::Stopped { resumable: false })),
+        "{stopped:?}"
+    );
+    bench.stop = tokio_util::sync::CancellationToken::new();
     let outcome = bench.get_exactly(&data).await;
-    assert!(!outcome.pooled);
+    assert_eq!((outcome.pooled, outcome.resumed), (false, 0));
+    assert!(outcome.note.unwrap().contains("checksum"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
