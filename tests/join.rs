@@ -179,9 +179,12 @@ fn a_real_mdns_client_sees_the_service() {
     let script = "mount -t tmpfs tmpfs /run && mkdir -p /run/dbus || exit 1
         dbus-daemon --system --fork --print-pid > /run/dbus.pid || exit 1
         avahi-daemon -D --no-chroot || exit 1
-        for n in 1 2 3 4 5 6 7 8 9 10; do
-            timeout 3 avahi-browse -rpt _tributary._udp && break
-        done | tee /run/seen
+        for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+            timeout 3 avahi-browse -rpt _tributary._udp > /run/seen
+            grep -q '^=' /run/seen && break
+            sleep 0.3
+        done
+        cat /run/seen
         avahi-daemon -k; kill $(cat /run/dbus.pid)
         test -s /run/seen";
     let looker = lab.at("looker");
