@@ -159,12 +159,14 @@ impl<'a> Struck<'a> {
         });
         let missing = size - content();
         let began = Instant::now();
+        let stale = get.report("progress");
         self.apply(fault);
         let mut watched = Watched::new(self.lab);
         let mut given_up = None;
         while get.running() {
             watched.look(began);
-            if given_up.is_none() && get.report("progress").is_some_and(|p| !is_active(&p)) {
+            let news = get.report("progress").filter(|_| given_up.is_none());
+            if news.is_some_and(|news| Some(&news) != stale.as_ref() && !is_active(&news)) {
                 given_up = Some(began.elapsed().as_secs_f64());
             }
             assert!(began.elapsed() < Duration::from_secs(60), "it does not end");
