@@ -3,7 +3,9 @@
 mod sim;
 
 use sim::pools::{self, Pool};
-use sim::{Line, Sim};
+use sim::{Line, Outcome, Sim};
+use tributary::stripe::Action;
+use tributary::types::LaneId;
 
 const MIB: u64 = 1 << 20;
 
@@ -144,7 +146,7 @@ fn trace_one() {
     println!("size {size} physical {}", pools::physical(&lines, size, 2));
     let mut sim = Sim::new(&lines, size, 1);
     sim.trace = true;
-    println!("{:?}", sim.run(1000.0));
+    println!("{:.3}", sim.run(1000.0).seconds);
 }
 
 #[test]
@@ -231,4 +233,162 @@ fn random_pools_finish_close_to_the_ideal() {
             r.duplicated
         );
     }
+}
+
+/// Runs it and says by how much it missed the ideal, in seconds.
+fn late(what: &str, lines: Vec<Line>, size: u64) -> (f64, Outcome) {
+    let ideal = pools::ideal(&Pool {
+        lines: lines.clone(),
+        size,
+    });
+    let out = Sim::new(&lines, size, 1).run(10.0 * ideal + 100.0);
+    println!(
+        "{what}: {:.2} s, ideal {ideal:.2} s; waste {:.2} %, {} leases, {} cuts",
+        out.seconds,
+        100.0 * (out.dropped + out.duplicated as f64) / size as f64,
+        out.starts,
+        out.cuts
+    );
+    (out.seconds - ideal, out)
+}
+
+fn starts(out: &Outcome, id: u64) -> Vec<f64> {
+    let on = |a: &Action| matches!(a, Action::Start { lane, .. } if *lane == LaneId(id));
+    out.log.iter().filter(|(_, a)| on(a)).map(|(t, _)| *t).collect()
+}
+
+#[test]
+fn a_lane_alone_loses_nothing_against_one_long_request() {
+    for (rate, delay) in [(2.0, 100.0), (20.0, 15.0), (100.0, 40.0)] {
+        let line = Line::new(rate, delay);
+        let size = 64 * MIB;
+        let single = pools::physical(std::slice::from_ref(&line), size, 1);
+        let out = Sim::new(&[line], size, 1).run(1000.0);
+        println!(
+            "{rate}@{delay} alone: {:.2} s, one request {single:.2} s, {} leases",
+            out.seconds, out.starts
+        );
+        assert!(
+            out.seconds <= 1.01 * single,
+            "{} s, one request {single} s",
+            out.seconds
+        );
+        assert_eq!((out.dropped, out.duplicated), (0.0, 0));
+    }
+}
+
+#[test]
+fn a_lane_that_collapses_hands_its_range_over_soon() {
+    let pool = || vec![Line::new(20.0, 15.0), Line::new(20.0, 15.0).then(5.0, 0.2)];
+    let (missed, _) = late("20 -> 0.2 Mbit/s", pool(), 64 * MIB);
+    assert!(missed < 4.0, "{missed} s late");
+}
+
+#[test]
+fn a_lane_killed_at_any_time_costs_little() {
+    let size = 64 * MIB;
+    let whole = pools::ideal(&Pool {
+        lines: vec![Line::new(20.0, 15.0); 3],
+        size,
+    });
+    for part in [0.10, 0.50, 0.95] {
+        let lines = vec![
+            Line::new(20.0, 15.0),
+            Line::new(20.0, 15.0).lives(0.0, part * whole),
+            Line::new(20.0, 15.0),
+        ];
+        let (missed, _) = late(&format!("killed at {part}"), lines, size);
+        assert!(missed < 0.5, "{missed} s late");
+    }
+}
+
+#[test]
+fn a_lane_that_joins_gets_work_at_once() {
+    let lines = vec![Line::new(20.0, 15.0), Line::new(20.0, 15.0).lives(10.0, 1e9)];
+    let (missed, out) = late("joins", lines, 64 * MIB);
+    assert!(starts(&out, 1)[0] < 10.1, "first lease at {}", starts(&out, 1)[0]);
+    assert!(missed < 0.5, "{missed} s late");
+}
+
+#[test]
+fn a_silent_lane_loses_its_leases_within_two_seconds_and_is_probed_ever_more_rarely() {
+    let lines = vec![Line::new(20.0, 15.0), Line::new(20.0, 15.0).then(3.0, 0.0)];
+    let (missed, out) = late("silent from 3 s", lines, 256 * MIB);
+    assert!(missed < 1.0, "{missed} s late");
+    let cancelled = out
+        .log
+        .iter()
+        .find(|(_, a)| matches!(a, Action::Cancel { .. }))
+        .unwrap()
+        .0;
+    assert!(cancelled < 5.3, "cancelled at {cancelled} s");
+    let probes: Vec<f64> = starts(&out, 1).into_iter().filter(|t| *t > 3.1).collect();
+    println!("probed at {probes:.1?}");
+    assert!((2..8).contains(&probes.len()), "probed at {probes:?}");
+    assert!(
+        probes.windows(3).all(|w| w[2] - w[1] > w[1] - w[0]),
+        "probed at {probes:?}"
+    );
+}
+
+#[test]
+fn a_lane_that_never_brings_a_byte_holds_nothing_up() {
+    let (missed, _) = late(
+        "mute",
+        vec![Line::new(20.0, 15.0), Line::new(0.0, 15.0)],
+        64 * MIB,
+    );
+    assert!(missed < 1.0, "{missed} s late");
+}
+
+#[test]
+fn when_all_lanes_are_silent_leases_are_kept() {
+    let line = || Line::new(20.0, 15.0).then(3.0, 0.0).then(13.0, 20.0);
+    let (missed, out) = late("all silent for 10 s", vec![line(), line(), line()], 64 * MIB);
+    let busy = out.log.iter().filter(|(t, _)| (3.2..13.0).contains(t)).count();
+    assert!(busy <= 3, "{busy} actions while nothing could be done");
+    assert!(missed < 1.0, "{missed} s late");
+}
+
+#[test]
+fn a_lane_whose_connections_are_dead_gets_new_ones_even_if_it_is_alone() {
+    let (_, out) = late(
+        "alone and silent",
+        vec![Line::new(20.0, 15.0).then(3.0, 0.0).then(40.0, 20.0)],
+        16 * MIB,
+    );
+    let again = starts(&out, 0)
+        .into_iter()
+        .filter(|t| (3.1..40.0).contains(t))
+        .count();
+    assert!((1..=6).contains(&again), "{again} restarts");
+}
+
+#[test]
+fn a_hopeless_lane_does_not_slow_the_others() {
+    let size = 8 * MIB;
+    let without = Sim::new(&[Line::new(50.0, 10.0)], size, 1).run(100.0).seconds;
+    let (_, out) = late(
+        "hopeless",
+        vec![Line::new(50.0, 10.0), Line::new(0.5, 150.0)],
+        size,
+    );
+    println!("without it {without:.2} s");
+    assert!(
+        out.seconds <= 1.03 * without,
+        "{} s, without it {without} s",
+        out.seconds
+    );
+}
+
+#[test]
+fn no_race_runs_onto_a_metered_lane() {
+    let mut metered = Line::new(50.0, 10.0);
+    metered.metered = true;
+    let (_, out) = late(
+        "metered",
+        vec![Line::new(5.0, 30.0).then(4.0, 0.05), metered],
+        32 * MIB,
+    );
+    assert_eq!(out.duplicated, 0);
 }

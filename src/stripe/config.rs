@@ -21,7 +21,7 @@ pub(super) const DEFAULT_LATENCY: f64 = 0.06;
 /// Rate in bytes a second assumed where no lane has been measured and none has a hint (4 Mbit/s).
 pub(super) const DEFAULT_RATE: f64 = 500_000.0;
 /// An unmeasured lane beside measured ones counts as this part of their mean: most surprises are slow ones.
-pub(super) const UNKNOWN_SHARE: f64 = 0.5;
+pub(super) const UNKNOWN_SHARE: f64 = 0.3;
 /// No estimate falls below this (bytes a second), so that divisions stay finite and a dead lane looks very slow.
 pub(super) const RATE_FLOOR: f64 = 500.0;
 /// Most slots a lane may be given: more connections to one origin look like an attack.
@@ -44,6 +44,8 @@ pub(super) const ALL_SILENT: Duration = Duration::from_secs(15);
 pub(super) const LEASE_STALL: Duration = Duration::from_secs(8);
 /// Least that is stolen from a lane that is late when nothing is free, in bytes.
 pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
+/// What is stolen is worth this part of the silence its request costs.
+pub(super) const STEAL_WORTH: f64 = 0.5;
 /// How often decisions are looked at again while nothing is free.
 pub(super) const TAIL_TICK: Duration = Duration::from_millis(50);
 

@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
+use crate::types::ByteRange;
 use crate::types::LaneId;
 
 use super::Action;
 use super::LeaseId;
 use super::Scheduler;
 use super::config::MIN_STEAL;
+use super::config::STEAL_WORTH;
 use super::plan::Plan;
 use super::plan::View;
 
@@ -114,33 +116,45 @@ impl Scheduler {
         } else {
             (2.0 * after).max(5.0 * share * plan.finish)
         };
-        let late = plan.lanes.iter().filter(|v| {
-            let takes = thief.map_or(v.steady || v.start > plan.finish, |t| t.id != v.id);
-            v.leases > 0 && takes && v.eta() - plan.finish > slack
-        });
-        let Some(victim) = late.max_by(|a, b| a.eta().total_cmp(&b.eta())) else {
+        let mut late: Vec<&View> = plan
+            .lanes
+            .iter()
+            .filter(|v| {
+                let takes = thief.map_or(v.steady || v.start > plan.finish, |t| t.id != v.id);
+                v.leases > 0 && takes && v.eta() - plan.finish > slack
+            })
+            .collect();
+        late.sort_by(|a, b| b.eta().total_cmp(&a.eta()));
+        late.into_iter()
+            .any(|victim| self.steal_from(plan, victim, thief, now))
+    }
+
+    /// Takes the back of the lane's longest lease: as much as it is late with, or what the thief can do until all could
+    /// be through.
+    fn steal_from(&mut self, plan: &Plan, victim: &View, thief: Option<&View>, now: Instant) -> bool {
+        let Some((id, left, flows)) = self.longest(victim.id, now) else {
             return false;
         };
-        let longest = self
-            .ledger
-            .of_lane(victim.id)
-            .filter(|(_, l)| l.rival.is_none())
-            .max_by_key(|(_, l)| l.left.len());
-        let Some((id, left, flows)) = longest.map(|(id, l)| (id, l.left, l.first_byte.is_some())) else {
-            return false;
-        };
-        let useful = thief.map_or(f64::INFINITY, |t| (plan.finish - t.lead) * t.rate);
-        let wanted = ((victim.eta() - plan.finish) * victim.rate).min(useful);
-        // What is on its way comes anyway.
-        let coming = if flows { victim.rate * victim.latency } else { 0.0 };
-        let gain = wanted.min(left.len() as f64 - coming);
-        if gain
-            < if thief.is_some() {
-                MIN_STEAL
-            } else {
-                self.config.min_lease as f64 / 2.0
+        let late = (victim.eta() - plan.finish) * victim.rate;
+        let (wanted, least) = match thief {
+            None => (late, self.config.min_lease as f64 / 2.0),
+            Some(thief) => {
+                // In proportion to the two rates, as if there were only these two.
+                let pair =
+                    (victim.eta() - thief.lead) * victim.rate * thief.rate / (victim.rate + thief.rate);
+                let worth = (thief.rate * thief.lead * STEAL_WORTH).max(MIN_STEAL);
+                let fair = late.min((plan.finish - thief.lead) * thief.rate);
+                (fair.max(worth.min(pair)), MIN_STEAL)
             }
-        {
+        };
+        // What is on its way comes anyway; and only a thief's need ends a lease that has not begun.
+        let coming = match (flows, thief) {
+            (true, _) => victim.rate * victim.latency,
+            (false, None) => MIN_STEAL,
+            (false, Some(_)) => 0.0,
+        };
+        let gain = wanted.min(left.len() as f64 - coming);
+        if gain < least {
             return false;
         }
         let end = left.end - gain as u64;
@@ -150,47 +164,46 @@ impl Scheduler {
             self.ledger.cut(id, end);
             self.actions.push_back(Action::Shrink { lease: id, end });
         }
-        true
+        // Nothing else was free, so the thief gets what was taken for it.
+        thief.is_none_or(|thief| self.start(thief.id, gain as u64, now))
     }
 
-    /// Takes over what another lane would finish last, from the byte it has reached, where that is far sooner.
+    /// The lease of the lane that has most left, does not race and was not given just now: its id, what is left, and
+    /// whether it flows.
+    fn longest(&self, lane: LaneId, now: Instant) -> Option<(LeaseId, ByteRange, bool)> {
+        let open = self
+            .ledger
+            .of_lane(lane)
+            .filter(|(_, l)| l.rival.is_none() && l.started < now);
+        open.max_by_key(|(_, l)| l.left.len())
+            .map(|(id, l)| (id, l.left, l.first_byte.is_some()))
+    }
+
+    /// Takes over what another lane would finish last, from the byte it has reached, where that is far sooner: as a
+    /// race, or for a metered lane, or where the race's double bytes are used up, by ending the other's lease.
     fn race(&mut self, plan: &Plan, now: Instant) -> bool {
-        let budget = self.config.race_budget * self.ledger.total as f64 - self.ledger.duplicated as f64;
-        let Some(thief) = plan
-            .lanes
-            .iter()
-            .filter(|v| v.idle > 0 && !v.metered && !v.probation)
-            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)))
-        else {
+        let idle = plan.lanes.iter().filter(|v| v.idle > 0 && !v.probation);
+        let Some(thief) = idle.min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0))) else {
             return false;
         };
-        let worth = |view: &View| {
-            let (_, lease) = self
-                .ledger
-                .of_lane(view.id)
-                .filter(|(_, l)| l.rival.is_none())
-                .max_by_key(|(_, l)| l.left.len())?;
-            let left = lease.left.len() as f64;
-            let mine = thief.lead + left / thief.rate;
-            let doubled = (view.rate * thief.lead).min(left);
+        let gain = |view: &View| {
+            let (id, left, _) = self.longest(view.id, now)?;
+            let mine = thief.lead + left.len() as f64 / thief.rate;
             let gains = view.eta() >= self.config.race_gain * mine
                 && view.eta() - mine >= self.config.steal_after.as_secs_f64();
-            (gains && doubled <= budget).then_some(view.eta() - mine)
+            gains.then_some((view.eta() - mine, id, left.len(), view.rate))
         };
-        let best = plan
-            .lanes
-            .iter()
-            .filter(|v| v.id != thief.id && v.leases > 0)
-            .filter_map(|v| Some((worth(v)?, v.id)))
-            .max_by(|a, b| a.0.total_cmp(&b.0));
-        let against = best.and_then(|(_, lane)| {
-            self.ledger
-                .of_lane(lane)
-                .filter(|(_, l)| l.rival.is_none())
-                .max_by_key(|(_, l)| l.left.len())
-                .map(|(id, _)| id)
-        });
-        against.is_some_and(|id| self.start_race(thief.id, id, now))
+        let others = plan.lanes.iter().filter(|v| v.id != thief.id && v.leases > 0);
+        let Some((_, id, left, rate)) = others.filter_map(gain).max_by(|a, b| a.0.total_cmp(&b.0)) else {
+            return false;
+        };
+        let budget = self.config.race_budget * self.ledger.total as f64 - self.ledger.duplicated as f64;
+        let doubled = (rate * thief.lead).min(left as f64);
+        if !thief.metered && doubled <= budget {
+            return self.start_race(thief.id, id, now);
+        }
+        self.cancel(id, now);
+        self.start(thief.id, left, now)
     }
 
     fn start(&mut self, id: LaneId, size: u64, now: Instant) -> bool {

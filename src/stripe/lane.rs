@@ -201,16 +201,16 @@ impl Lane {
         self.last_byte = Some(now);
     }
 
-    /// A lease is over. `finished`: its connection can be used again.
-    pub(super) fn lease_ended(&mut self, flowed: bool, finished: bool, now: Instant) {
+    /// A lease is over: whether it had brought bytes, reached its end, and left a connection that can be used again.
+    pub(super) fn lease_ended(&mut self, flowed: bool, finished: bool, reusable: bool, now: Instant) {
         self.roll(now);
         self.leases = self.leases.saturating_sub(1);
         self.flowing = self.flowing.saturating_sub(usize::from(flowed));
         if self.flowing == 0 {
             self.close_window(now);
         }
+        self.warm += usize::from(reusable);
         if finished {
-            self.warm += 1;
             self.strikes = 0;
             self.origin_pauses = 0;
             if self.probation {

@@ -31,6 +31,8 @@ pub(super) struct Lease {
     pub(super) rival: Option<LeaseId>,
     /// It is the one that took over: it wins once it is ahead, its rival only by bringing everything.
     pub(super) chases: bool,
+    /// Was cut short: its connection does not outlive it.
+    pub(super) cut: bool,
     /// Has raced, so part of what is left may have been brought by the other one.
     pub(super) raced: bool,
 }
@@ -44,6 +46,8 @@ pub(super) struct Advance {
     /// All bytes that belong to the lease, new or not.
     pub(super) taken: u64,
     pub(super) finished: bool,
+    /// Its connection can be used again.
+    pub(super) reusable: bool,
     /// Somebody else has brought all it has left.
     pub(super) pointless: bool,
     /// A rival that is no longer needed: it was overtaken, or all it had left is done.
@@ -145,7 +149,7 @@ impl Ledger {
         lease.left = ByteRange::new(came.end, lease.left.end);
         lease.first_byte.get_or_insert(now);
         lease.last_byte = Some(now);
-        let (lease_left, raced) = (lease.left, lease.raced);
+        let (lease_left, raced, cut) = (lease.left, lease.raced, lease.cut);
         let (lane, finished, rival, chases) = (lease.lane, lease.left.is_empty(), lease.rival, lease.chases);
         let new = self.done.insert(came);
         self.duplicated += came.len() - new;
@@ -163,6 +167,7 @@ impl Ledger {
             new,
             taken: came.len(),
             finished,
+            reusable: finished && !cut,
             pointless,
             beaten,
         })
@@ -185,6 +190,7 @@ impl Ledger {
         }
         let tail = ByteRange::new(end, lease.left.end);
         lease.left = ByteRange::new(lease.left.start, end);
+        lease.cut = true;
         for part in self.done.gaps(tail) {
             self.free.insert(part);
         }
@@ -222,6 +228,7 @@ impl Ledger {
             rival: None,
             chases: false,
             raced: false,
+            cut: false,
         };
         self.leases.insert(id, lease);
         id

@@ -209,7 +209,7 @@ impl Scheduler {
             }
             lane.add_bytes(came.taken, came.new, now);
             if came.finished {
-                lane.lease_ended(true, true, now);
+                lane.lease_ended(true, true, came.reusable, now);
             }
         }
         if let Some(loser) = came.beaten {
@@ -320,7 +320,7 @@ impl Scheduler {
             return false;
         };
         if let Some(lane) = self.lanes.get_mut(&lease.lane) {
-            lane.lease_ended(lease.first_byte.is_some(), false, now);
+            lane.lease_ended(lease.first_byte.is_some(), false, false, now);
         }
         true
     }

@@ -146,6 +146,7 @@ pub(crate) struct Outcome {
     pub(crate) starts: usize,
     pub(crate) cuts: usize,
     pub(crate) by_lane: Vec<u64>,
+    pub(crate) log: Vec<(f64, Action)>,
 }
 
 /// A transfer under way.
@@ -183,6 +184,7 @@ impl Sim {
                 starts: 0,
                 cuts: 0,
                 by_lane: Vec::new(),
+                log: Vec::new(),
             },
             lines: lines.to_vec(),
         }
@@ -306,6 +308,7 @@ impl Sim {
 
     fn act(&mut self) {
         while let Some(action) = self.scheduler.poll_action() {
+            self.out.log.push((self.t, action.clone()));
             if self.trace {
                 println!("{:8.3} {action:?}", self.t);
             }
