@@ -59,7 +59,7 @@ pub(super) enum Verdict {
         validator: Option<Validator>,
         encoded: bool,
     },
-    /// A 200 to an `If-Range` request: changed, or a cache that drops the range (HTTP-4). Ask again without If-Range.
+    /// A 200 or 412 to an `If-Range` request: changed, or a cache that drops the range (HTTP-4). Ask again without it.
     RetryPlain,
     /// Another version of the content. What is known of it: its length and validator.
     Changed(Option<(u64, Option<Validator>)>),
@@ -124,6 +124,8 @@ pub(super) fn judge(asked: Asked<'_>, status: StatusCode, head: &HeaderMap, now:
     match status.as_u16() {
         206 => partial(asked, head),
         200 => whole(asked, head),
+        // A rude way to say that it changed, or not to know If-Range.
+        412 if asked.conditional => Verdict::RetryPlain,
         412 => Verdict::Changed(None),
         416 => Verdict::Unsatisfied(content_range(head).and_then(|r| r.total)),
         301 | 302 | 303 | 307 | 308 => Verdict::Redirect,
@@ -195,16 +197,14 @@ fn partial(asked: Asked<'_>, head: &HeaderMap) -> Verdict {
 }
 
 fn whole(asked: Asked<'_>, head: &HeaderMap) -> Verdict {
+    if asked.known.is_some_and(|known| is_other_media(known, head)) {
+        return Verdict::Ineligible(Why::OtherMedia);
+    }
     if asked.conditional {
         return Verdict::RetryPlain;
     }
-    if let Some(known) = asked.known {
-        let why = if is_other_media(known, head) {
-            Why::OtherMedia
-        } else {
-            Why::NoRange
-        };
-        return Verdict::Ineligible(why);
+    if asked.known.is_some() {
+        return Verdict::Ineligible(Why::NoRange);
     }
     match content_length(head) {
         Ok(len) => Verdict::Whole {

@@ -80,9 +80,6 @@ pub(super) async fn ask(route: &Route, question: &Question) -> Result<Answer, As
             hops = 0;
             continue;
         }
-        if status == 206 || status == 200 {
-            route.remember(&url);
-        }
         return Ok(answer);
     }
 }

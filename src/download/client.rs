@@ -78,19 +78,19 @@ pub(super) enum OpenError {
     TlsTimeout,
     #[error(transparent)]
     Http(#[from] hyper::Error),
-    #[error("the download ended")]
-    Ended,
 }
 
-type Io = TokioIo<Box<dyn Stream>>;
+type Driver = Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Empty<Bytes>>>>;
 
 /// One connection; requests go over it one after the other.
 pub(super) struct Connection {
     sender: http1::SendRequest<Empty<Bytes>>,
     /// `None`: it has ended.
-    driver: Option<Pin<Box<http1::Connection<Io, Empty<Bytes>>>>>,
+    driver: Option<Driver>,
     /// The origin's address the lane dialled.
     pub(super) address: SocketAddr,
+    /// Whether the lane was told to dial exactly this address.
+    pub(super) pinned: bool,
     /// Whether a request was answered on it: then it may be stale when it is used again.
     pub(super) used: bool,
 }
@@ -125,6 +125,7 @@ impl Connection {
             sender,
             driver: Some(Box::pin(driver)),
             address: tunnel.address,
+            pinned: pin.is_some(),
             used: false,
         })
     }
@@ -180,11 +181,7 @@ impl Connection {
     /// Whether the next request could go over it, as far as can be seen without waiting.
     pub(super) fn is_reusable(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        !self.drive(&mut cx)
-            && self
-                .sender
-                .poll_ready(&mut cx)
-                .is_ready_and(|ready| ready.is_ok())
+        !self.drive(&mut cx) && matches!(self.sender.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
 
     /// Lets the connection work; says whether it has ended.
@@ -201,23 +198,7 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-trait ReadyAnd<T> {
-    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool;
-}
-
-impl<T> ReadyAnd<T> for Poll<T> {
-    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool {
-        match self {
-            Self::Ready(value) => test(value),
-            Self::Pending => false,
-        }
-    }
-}
-
-fn poll_driver(
-    driver: &mut Option<Pin<Box<http1::Connection<Io, Empty<Bytes>>>>>,
-    cx: &mut Context<'_>,
-) -> bool {
+fn poll_driver(driver: &mut Option<Driver>, cx: &mut Context<'_>) -> bool {
     if let Some(running) = driver
         && let Poll::Ready(ended) = running.as_mut().poll(cx)
     {

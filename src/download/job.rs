@@ -1,6 +1,9 @@
 //! A download from its first question to its final name: resume or not, striped or one stream, again when it changed.
 
-use std::path::{Path, PathBuf};
+mod one_stream;
+mod place;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,41 +14,32 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Known, Verdict, Why, media};
-use super::ask::{Answer, Question};
+use super::ask::Question;
 use super::client::Endpoint;
-use super::driver::{Driver, Ending, Start};
+use super::driver::{Driver, Ending, MAX_CONNECTIONS, SLOTS, Start};
 use super::error::DownloadError;
-use super::flow::FlowError;
+use super::generation;
 use super::lanes::choose;
 use super::probe::{First, first};
 use super::route::{Route, Shared};
-use super::single::Stream;
 use super::worker::Ready;
-use super::{Context, Destination, Job, Outcome, Phase, Progress};
-use super::{generation, name};
+use super::{Context, Destination, Job, Outcome, Progress};
 use crate::lane::LaneInfo;
-use crate::store::Claim;
 use crate::store::Generation;
-use crate::store::OpenOptions;
-use crate::store::PartFile;
-use crate::store::Resumed;
-use crate::store::StoreError;
-use crate::store::peek;
+use crate::task::Tasks;
 use crate::types::ByteRange;
 use crate::types::PIECE;
 use crate::types::Rate;
+use one_stream::is_archive;
+use place::Resume;
 
 /// What the first question asks for: small enough that its connection is soon free again, large enough that a small
 /// file needs no second question.
 const FIRST: u64 = PIECE;
 /// How long to wait for a first lane: a peer found just now needs a moment.
 const LANES_LIMIT: Duration = Duration::from_secs(10);
-/// Connections opened on each lane while the first answer is under way.
-const WARM: usize = 2;
 /// How often a changed content is begun again.
 const MAX_CHANGES: u32 = 3;
-/// How often a stream that cannot be continued is begun again.
-const MAX_STREAMS: u32 = 3;
 /// How long tasks may take to end with the job; they only have to be dropped.
 const GRACE: Duration = Duration::from_secs(5);
 /// A best lane's rate from fewer bytes says nothing.
@@ -84,6 +78,7 @@ pub async fn run(
     });
     // Also when this future is dropped: the tasks' scope ends with it.
     let _guard = tasks.token().clone().drop_guard();
+    let stop = either(&stop, &tasks);
     let run = Run {
         shared,
         to,
@@ -92,11 +87,23 @@ pub async fn run(
         stop,
         began: Instant::now(),
         changes: 0,
+        resumable: false,
         note: None,
     };
     let result = Box::pin(run.download()).await;
     tasks.stop(GRACE).await;
     result
+}
+
+/// A token for both reasons to stop: the caller's, and the end of the scope that the download lives in.
+fn either(stop: &CancellationToken, tasks: &Tasks) -> CancellationToken {
+    let (both, scope) = (stop.child_token(), tasks.token().clone());
+    let ends = both.clone();
+    tasks.spawn_graceful("stop with the scope", async move {
+        scope.cancelled().await;
+        ends.cancel();
+    });
+    both
 }
 
 fn check(job: &Job) -> Result<(), DownloadError> {
@@ -124,14 +131,9 @@ struct Run {
     stop: CancellationToken,
     began: Instant,
     changes: u32,
+    /// Whether what is fetched stays for the next time.
+    resumable: bool,
     note: Option<String>,
-}
-
-/// What is there already of the content.
-struct Resume {
-    path: PathBuf,
-    part: Arc<PartFile>,
-    known: Known,
 }
 
 /// How to go on after an attempt.
@@ -139,8 +141,13 @@ enum Next {
     Done(Box<Outcome>),
     /// From the first question, without what was there.
     Afresh,
-    OneStream,
+    /// All over one lane, and why.
+    OneStream(&'static str),
 }
+
+/// Why content comes as one stream.
+const NO_RANGES: &str = "the origin sends this only as one stream, so only one line was used";
+const NO_VERSION: &str = "the origin gives nothing to tell versions apart, so only one line was used; a checksum (--sha256) would help";
 
 impl Run {
     async fn download(mut self) -> Result<Outcome, DownloadError> {
@@ -155,14 +162,17 @@ impl Run {
             match next {
                 Next::Done(outcome) => return Ok(*outcome),
                 Next::Afresh => {}
-                Next::OneStream => as_one = true,
+                Next::OneStream(why) => {
+                    self.note.get_or_insert_with(|| why.to_owned());
+                    as_one = true;
+                }
             }
         }
     }
 
     /// Asks the first question, and fetches as its answer allows.
     async fn attempt(&mut self, resume: Option<Resume>) -> Result<Next, DownloadError> {
-        let routes = self.routes(WARM).await?;
+        let routes = self.routes(true).await?;
         let wanted = resume.as_ref().map(Resume::wanted);
         let question = Question {
             range: Some(wanted.unwrap_or(ByteRange::new(0, FIRST))),
@@ -196,11 +206,14 @@ impl Run {
                     None if can_stripe => self.stripe(got, body, skip, generation, &routes, None).await,
                     // The first answer is the whole content.
                     None if body == ByteRange::new(0, total) => self.stream(Some((got, Some(total)))).await,
-                    None => Ok(Next::OneStream),
+                    None => Ok(Next::OneStream(NO_VERSION)),
                 }
             }
             Verdict::Whole { encoded: true, .. } if !is_archive(&got.answer) => self.unusable(&Why::Encoded),
-            Verdict::Whole { len, .. } => self.stream(Some((got, len))).await,
+            Verdict::Whole { len, .. } => {
+                self.note.get_or_insert_with(|| NO_RANGES.to_owned());
+                self.stream(Some((got, len))).await
+            }
             Verdict::Changed(_)
             | Verdict::Unsatisfied(_)
             | Verdict::Ineligible(Why::NoRange | Why::OtherMedia)
@@ -209,7 +222,9 @@ impl Run {
                 self.changed()?;
                 Ok(Next::Afresh)
             }
-            Verdict::Unsatisfied(_) | Verdict::Ineligible(Why::NoRange | Why::Encoded) => Ok(Next::OneStream),
+            Verdict::Unsatisfied(_) | Verdict::Ineligible(Why::NoRange | Why::Encoded) => {
+                Ok(Next::OneStream(NO_RANGES))
+            }
             Verdict::Ineligible(Why::Status(status)) => {
                 let host = self.shared.host();
                 Err(DownloadError::Status { host, status })
@@ -260,13 +275,15 @@ impl Run {
                 skip,
             },
         };
+        self.resumable = true;
         let mut driver = Driver::new(start, Instant::now());
         match Box::pin(driver.run()).await? {
             Ending::Changed => {
                 self.changed()?;
                 Ok(Next::Afresh)
             }
-            Ending::OneStream => Ok(Next::OneStream),
+            Ending::NoRanges => Ok(Next::OneStream(NO_RANGES)),
+            Ending::Unsteady => Ok(Next::OneStream(NO_VERSION)),
             Ending::Complete => {
                 let now = Instant::now();
                 let measured = driver.contributors().filter(|m| m.bytes >= MIN_MEASURED);
@@ -283,74 +300,6 @@ impl Run {
         }
     }
 
-    /// Fetches everything as one stream, from an answer that carries it or from new ones.
-    async fn stream(&mut self, mut got: Option<(First, Option<u64>)>) -> Result<Next, DownloadError> {
-        let mut detail = String::new();
-        for turn in 0..MAX_STREAMS {
-            let (First { answer, route, .. }, len) = match got.take() {
-                Some(got) => got,
-                None => self.ask_for_all(turn).await?,
-            };
-            let generation = len.map(|total| Generation {
-                total,
-                validator: None,
-            });
-            let (path, part, _) = self.open(&answer, generation).await?;
-            let info = route.lane.info().clone();
-            let started = Instant::now();
-            let stream = Stream {
-                answer,
-                route,
-                len,
-                part: part.clone(),
-                progress: self.progress.clone(),
-                lanes: self.lanes.clone(),
-            };
-            let stop = self.stop.clone();
-            let Some(result) = stop.run_until_cancelled(Box::pin(stream.run())).await else {
-                return Err(DownloadError::Stopped { resumable: false });
-            };
-            match result {
-                Ok(bytes) => {
-                    let rate = (bytes >= MIN_MEASURED).then(|| Rate::of(bytes, started.elapsed()));
-                    self.finish(part).await?;
-                    let done = self.outcome(path, bytes, vec![(info, bytes)], rate);
-                    return Ok(Next::Done(Box::new(done)));
-                }
-                Err(FlowError::Store(error)) => return Err(error.into()),
-                Err(error) => detail = error.to_string(),
-            }
-        }
-        Err(DownloadError::Broken {
-            host: self.shared.host(),
-            times: MAX_STREAMS,
-            detail,
-        })
-    }
-
-    async fn ask_for_all(&mut self, turn: u32) -> Result<(First, Option<u64>), DownloadError> {
-        let mut routes = self.routes(0).await?;
-        // A stream that broke on one lane is tried on the next.
-        let by = turn as usize % routes.len();
-        routes.rotate_left(by);
-        let got = self.ask(&routes, &Question::default(), None).await?;
-        let why = match &got.verdict {
-            Verdict::Whole { encoded: true, .. } if !is_archive(&got.answer) => Why::Encoded,
-            Verdict::Whole { len, .. } => {
-                let len = *len;
-                return Ok((got, len));
-            }
-            Verdict::Ineligible(Why::Status(status)) => {
-                return Err(DownloadError::Status {
-                    host: self.shared.host(),
-                    status: *status,
-                });
-            }
-            _ => Why::Status(got.answer.status),
-        };
-        self.unusable(&why)
-    }
-
     async fn ask(
         &self,
         routes: &[Arc<Route>],
@@ -359,120 +308,39 @@ impl Run {
     ) -> Result<First, DownloadError> {
         let asking = Box::pin(first(&self.shared, routes, question, known));
         let answered = self.stop.run_until_cancelled(asking).await;
-        answered.unwrap_or(Err(DownloadError::Stopped { resumable: false }))
+        answered.unwrap_or_else(|| Err(self.stopped()))
     }
 
-    /// The lanes to use, home first, with `warm` connections opening on each.
-    async fn routes(&mut self, warm: usize) -> Result<Vec<Arc<Route>>, DownloadError> {
+    /// The lanes to use, home first. `warm`: connections open on all while the first answer is under way.
+    async fn routes(&mut self, warm: bool) -> Result<Vec<Arc<Route>>, DownloadError> {
         let job = &self.shared.job;
         let some = self.lanes.wait_for(|lanes| !choose(lanes, job).used.is_empty());
         let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(some)).await;
         let used = match waited {
             Ok(Some(Ok(lanes))) => choose(&lanes, job).used,
-            Ok(None) => return Err(DownloadError::Stopped { resumable: false }),
+            Ok(None) => {
+                return Err(DownloadError::Stopped {
+                    resumable: self.resumable,
+                });
+            }
             Ok(Some(Err(_))) | Err(_) => return Err(DownloadError::NoLanes),
         };
         let routes: Vec<_> = used
             .into_iter()
             .map(|lane| Arc::new(Route::new(lane, self.shared.clone())))
             .collect();
-        for (at, route) in routes.iter().enumerate() {
+        let few = routes.iter().take(MAX_CONNECTIONS / SLOTS).filter(|_| warm);
+        for (at, route) in few.enumerate() {
             // The home lane opens one itself, for the first question.
-            route.warm(if at == 0 { warm.saturating_sub(1) } else { warm });
+            route.warm(if at == 0 { SLOTS - 1 } else { SLOTS });
         }
         Ok(routes)
     }
 
-    /// What an earlier run left, where it can be continued.
-    async fn resume(&mut self) -> Result<Option<Resume>, DownloadError> {
-        let path = self.path(None);
-        let at = path.clone();
-        let Some(claim) = self.blocking(move || peek(&at)).await? else {
-            return Ok(None);
-        };
-        let sha256 = self.shared.job.sha256;
-        let now = Claim::new(self.shared.job.url.as_str(), claim.generation().cloned(), sha256);
-        let generation = claim.generation().cloned();
-        let (None, true, Some(generation)) = (claim.difference(&now), now.is_resumable(), generation) else {
-            return Ok(None);
-        };
-        let (part, resumed) = self.open_part(&path, now).await?;
-        let Resumed::From { bytes, .. } = resumed else {
-            return Ok(None);
-        };
-        tracing::info!(bytes, "continuing an earlier download");
-        let known = Known {
-            generation,
-            media: None,
-        };
-        Ok(Some(Resume { path, part, known }))
-    }
-
-    /// Opens the file for an answer's content; what is there of another version of it stays aside until this is done.
-    async fn open(
-        &self,
-        answer: &Answer,
-        generation: Option<Generation>,
-    ) -> Result<(PathBuf, Arc<PartFile>, u64), DownloadError> {
-        let path = self.path(Some(answer));
-        let claim = Claim::new(self.shared.job.url.as_str(), generation, self.shared.job.sha256);
-        let (part, resumed) = self.open_part(&path, claim).await?;
-        let resumed = match resumed {
-            Resumed::From { bytes, .. } => bytes,
-            Resumed::Fresh(why) => {
-                tracing::debug!(%why, "starting from the first byte");
-                0
-            }
-        };
-        self.progress.send_modify(|p| {
-            p.resumed = resumed;
-            p.done = resumed;
-        });
-        Ok((path, part, resumed))
-    }
-
-    async fn open_part(&self, path: &Path, claim: Claim) -> Result<(Arc<PartFile>, Resumed), DownloadError> {
-        let at = path.to_owned();
-        let open = move || {
-            let options = OpenOptions {
-                overwrite: false,
-                restart: true,
-            };
-            PartFile::open(&at, &claim, options)
-        };
-        let (part, resumed) = self.blocking(open).await?;
-        self.progress.send_modify(|p| {
-            p.name = path
-                .file_name()
-                .map(|n| n.to_string_lossy().into_owned())
-                .unwrap_or_default();
-        });
-        Ok((Arc::new(part), resumed))
-    }
-
-    fn path(&self, answer: Option<&Answer>) -> PathBuf {
-        match &self.to {
-            Destination::File(path) => path.clone(),
-            Destination::Directory(directory) => {
-                // The name is the one the user asked for, not that of some cache it was redirected to.
-                directory.join(name::of(&self.shared.job.url, answer.map(|a| &a.head)))
-            }
+    const fn stopped(&self) -> DownloadError {
+        DownloadError::Stopped {
+            resumable: self.resumable,
         }
-    }
-
-    async fn finish(&self, part: Arc<PartFile>) -> Result<(), DownloadError> {
-        self.progress.send_modify(|p| p.phase = Phase::Finishing);
-        let sha256 = self.shared.job.sha256;
-        self.blocking(move || part.finish(sha256)).await?;
-        Ok(())
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, DownloadError> {
-        let done = self.shared.tasks.blocking(work).await;
-        Ok(done.map_err(|_panicked| DownloadError::Stopped { resumable: true })??)
     }
 
     fn changed(&mut self) -> Result<(), DownloadError> {
@@ -484,6 +352,18 @@ impl Run {
             return Err(DownloadError::Changing { host, times });
         }
         Ok(())
+    }
+
+    /// Lent lanes there were, but not for plain http.
+    fn plain_note(&self) -> Option<String> {
+        let job = &self.shared.job;
+        let lent = self.lanes.borrow().iter().any(|lane| lane.info().peer.is_some());
+        let kept = job.url.scheme() == "http" && job.sha256.is_none() && job.pool && lent;
+        kept.then(|| {
+            "plain http, which a lender could change: only this device's uplinks were used; https or a checksum \
+             (--sha256) would let the others help"
+                .to_owned()
+        })
     }
 
     fn unusable<T>(&self, why: &Why) -> Result<T, DownloadError> {
@@ -509,29 +389,7 @@ impl Run {
             pooled: lanes.iter().filter(|(_, bytes)| *bytes > 0).count() > 1,
             lanes,
             best_single,
-            note: self.note.clone(),
+            note: self.note.clone().or_else(|| self.plain_note()),
         }
     }
-}
-
-impl Resume {
-    /// The first bytes that are missing; the last byte where none is, so that the version can be checked.
-    fn wanted(&self) -> ByteRange {
-        let total = self.known.generation.total;
-        let missing = self.part.written().gaps(ByteRange::new(0, total));
-        match missing.first() {
-            Some(gap) => ByteRange::new(gap.start, gap.end.min(gap.start + FIRST)),
-            None => ByteRange::new(total.saturating_sub(1), total),
-        }
-    }
-}
-
-/// Whether content that comes compressed without being asked for is an archive as such (HTTP-10).
-fn is_archive(answer: &Answer) -> bool {
-    let path = answer.url.path().to_ascii_lowercase();
-    let by_name = [".gz", ".tgz", ".bz2", ".xz", ".zst", ".br", ".z"]
-        .iter()
-        .any(|end| path.ends_with(end));
-    let by_type = media(&answer.head).is_some_and(|m| m.contains("gzip") || m.contains("compressed"));
-    by_name || by_type
 }

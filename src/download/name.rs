@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(named(url, Some("attachment; filename=a.zip")), "a.zip");
         assert_eq!(
             named(url, Some("attachment; filename=\"a \\\"b\\\"; c.zip\"; x=y")),
-            "a \"b\"; c.zip"
+            "a _b_; c.zip"
         );
         assert_eq!(
             named(

@@ -126,12 +126,18 @@ async fn one(
             let why = why.to_owned();
             Err(Miss::Fault(DownloadError::Answer { host, why }))
         }
-        verdict => Ok(First {
-            answer,
-            verdict,
-            route,
-            latency: started.elapsed(),
-        }),
+        verdict => {
+            if matches!(verdict, Verdict::Accept { .. } | Verdict::Whole { .. }) {
+                route.remember(&answer.url);
+            }
+            let latency = started.elapsed();
+            Ok(First {
+                answer,
+                verdict,
+                route,
+                latency,
+            })
+        }
     }
 }
 

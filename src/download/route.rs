@@ -104,13 +104,13 @@ impl Route {
         true
     }
 
-    /// From now on dials exactly this address of the origin. Says whether that is news.
-    pub(super) fn pin(&self, address: IpAddr) -> bool {
+    /// From now on dials exactly this address of the origin.
+    pub(super) fn pin(&self, address: IpAddr) {
         let mut state = self.state();
-        let news = state.pin != Some(address);
-        state.pin = Some(address);
-        state.idle.clear();
-        news
+        if state.pin != Some(address) {
+            state.pin = Some(address);
+            state.idle.clear();
+        }
     }
 
     /// Closes what nobody uses: the origin counts connections.

@@ -54,7 +54,10 @@ pub(super) enum End {
     /// The lane cannot serve this job.
     Ineligible(Why),
     /// The lane brings another version of the content.
-    OtherGeneration,
+    OtherGeneration {
+        /// From the very address that the lane was pinned to.
+        pinned: bool,
+    },
     /// The disk failed.
     Store(StoreError),
 }
@@ -123,13 +126,14 @@ async fn work_on(lease: &mut Lease, fetch: &Fetch, at: &mut u64) -> End {
         };
         match judge(asked, answer.status, &answer.head, SystemTime::now()) {
             Verdict::Accept { body, skip, .. } => {
+                lease.route.remember(&answer.url);
                 if plainly {
                     fetch.ask_plainly.store(true, Ordering::Relaxed);
                 }
                 lease.answer = Some(Ready { answer, body, skip });
             }
             Verdict::RetryPlain => plainly = true,
-            other => return rejected(other, lease),
+            other => return rejected(other, lease, answer.connection.pinned),
         }
     }
 }
@@ -200,10 +204,10 @@ fn unanswered(error: &AskError) -> End {
 }
 
 /// What an answer that does not fit means.
-fn rejected(verdict: Verdict, lease: &Lease) -> End {
+fn rejected(verdict: Verdict, lease: &Lease, pinned: bool) -> End {
     let is_plain = lease.route.shared.job.url.scheme() == "http";
     match verdict {
-        Verdict::Changed(_) | Verdict::Unsatisfied(_) => End::OtherGeneration,
+        Verdict::Changed(_) | Verdict::Unsatisfied(_) => End::OtherGeneration { pinned },
         Verdict::Refused { retry_after } => {
             let text = "the origin wants fewer connections over this line".to_owned();
             End::Failed(Failure::Refused { retry_after }, text)

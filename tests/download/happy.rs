@@ -1,8 +1,7 @@
 //! What should just work.
 
+use crate::MIB;
 use crate::evil_origin::{Bench, Reply, content, sha256};
-
-const MIB: usize = 1 << 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_comes_over_four_lanes_at_once() {

@@ -1,6 +1,20 @@
 //! Downloads against an origin that lies. Each test bears the number of its row in the table of HTTP hazards.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "test code: a failed unwrap is a failed test"
+)]
+
 #[path = "../evil_origin/mod.rs"]
 mod evil_origin;
 
+mod faults;
+mod generations;
 mod happy;
+mod lanes;
+mod ranges;
+mod speed;
+
+const MIB: usize = 1 << 20;

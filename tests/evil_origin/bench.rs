@@ -71,6 +71,12 @@ impl TestLane {
     }
 }
 
+impl TestLane {
+    pub(crate) fn line(&self) -> LineId {
+        self.info.line
+    }
+}
+
 impl Lane for TestLane {
     fn info(&self) -> &LaneInfo {
         &self.info

@@ -1,0 +1,252 @@
+//! What the driver does when something happens: a worker's news, a version check's finding, lanes that come and go.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Doubt, Driver, Ending, MAX_CONNECTIONS, SLOTS};
+use crate::download::answer::Why;
+use crate::download::check::{Finding, check};
+use crate::download::error::DownloadError;
+use crate::download::lanes::{Member, choose, has};
+use crate::download::route::Route;
+use crate::download::worker::{End, News};
+use crate::lane::Lane;
+use crate::stripe::Failure;
+use crate::stripe::LaneSpec;
+use crate::stripe::LeaseId;
+use crate::types::ByteRange;
+use crate::types::LaneId;
+
+impl Driver {
+    pub(super) fn hear(&mut self, news: News) -> Result<Option<Ending>, DownloadError> {
+        let now = Instant::now();
+        match news {
+            News::Bytes(lease, n) => {
+                let new = self.scheduler.bytes(lease, n, now);
+                self.alive = self.alive.max(now);
+                let lane = self.workers.get(&lease).map(|w| w.lane);
+                if let Some(member) = lane.and_then(|lane| self.members.get_mut(&lane)) {
+                    member.bytes += new;
+                    member.faults = 0;
+                }
+                Ok(None)
+            }
+            News::Ended(lease, at, end) => {
+                let Some(worker) = self.workers.get(&lease) else {
+                    return Ok(None);
+                };
+                let lane = worker.lane;
+                if let End::OtherGeneration { pinned } = end {
+                    self.doubt(lease, Doubt { at, pinned });
+                    return Ok(None);
+                }
+                self.forget(lease);
+                self.ended(lease, lane, end, now)
+            }
+        }
+    }
+
+    fn ended(
+        &mut self,
+        lease: LeaseId,
+        lane: LaneId,
+        end: End,
+        now: Instant,
+    ) -> Result<Option<Ending>, DownloadError> {
+        match end {
+            // The scheduler knows from the bytes. A `Shrink` that came too late may have let it end early: then the
+            // rest of its old range is somebody else's already.
+            End::Done | End::OtherGeneration { .. } => {}
+            End::Store(error) => return Err(error.into()),
+            End::Ineligible(why) => return self.ineligible(lane, why, lease),
+            End::Fault(status) => {
+                self.last_fault = Some(status);
+                self.last_failure = format!("the origin answered {status}");
+                if let Some(member) = self.members.get_mut(&lane) {
+                    member.faults += 1;
+                }
+                self.scheduler.lease_failed(lease, Failure::Origin, now);
+            }
+            End::Failed(failure, text) => {
+                tracing::debug!(%lane, %text, "lease failed");
+                self.last_failure = text;
+                if let (Some(member), Failure::Refused { .. }) = (self.members.get(&lane), failure) {
+                    // The origin counts connections: those in reserve are too many now.
+                    member.route.close_idle();
+                }
+                if let Failure::Refused {
+                    retry_after: Some(wait),
+                } = failure
+                {
+                    self.alive = self.alive.max(now + wait);
+                }
+                self.scheduler.lease_failed(lease, failure, now);
+            }
+        }
+        Ok(None)
+    }
+
+    fn ineligible(
+        &mut self,
+        lane: LaneId,
+        why: Why,
+        lease: LeaseId,
+    ) -> Result<Option<Ending>, DownloadError> {
+        tracing::info!(%lane, %why, "lane cannot serve this download");
+        self.last_failure = why.to_string();
+        if let Some(member) = self.members.get_mut(&lane) {
+            member.ineligible = Some(why);
+            member.route.close_idle();
+        }
+        self.scheduler
+            .lease_failed(lease, Failure::Ineligible, Instant::now());
+        let mut whys = self.members.values().map(|m| m.ineligible.as_ref());
+        let Some(whys) = whys.by_ref().collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        if whys.contains(&&Why::NoRange) || whys.contains(&&Why::Encoded) {
+            return Ok(Some(Ending::NoRanges));
+        }
+        let host = self.shared.host();
+        Err(match whys.first() {
+            Some(&&Why::Status(status)) => DownloadError::Status { host, status },
+            _ => DownloadError::Answer {
+                host,
+                why: self.last_failure.clone(),
+            },
+        })
+    }
+
+    /// A lane brings another version: its lease waits until the home lane has been asked.
+    fn doubt(&mut self, lease: LeaseId, doubt: Doubt) {
+        self.doubted.insert(lease, doubt);
+        if self.checking.is_none() {
+            let check = check(self.home.clone(), self.known.clone());
+            let task = self.shared.tasks.spawn("version check", check);
+            self.checking = Some(AbortOnDropHandle::new(task));
+        }
+    }
+
+    pub(super) fn checked(&mut self, finding: &Finding) -> Result<Option<Ending>, DownloadError> {
+        tracing::info!(?finding, "version checked");
+        let has_digest = self.shared.job.sha256.is_some();
+        match finding {
+            Finding::Changed => return Ok(Some(Ending::Changed)),
+            Finding::Unsteady { same_length: true } if has_digest => {
+                Arc::make_mut(&mut self.known).generation.validator = None;
+            }
+            Finding::Unsteady { .. } => return Ok(Some(Ending::Unsteady)),
+            Finding::Unchanged | Finding::Unknown => {}
+        }
+        for (lease, doubt) in std::mem::take(&mut self.doubted) {
+            let Some(worker) = self.workers.get(&lease) else {
+                continue;
+            };
+            let (lane, end) = (worker.lane, worker.end.load(Ordering::Relaxed));
+            if matches!(finding, Finding::Unknown) {
+                self.forget(lease);
+                let text = "another version, and the first lane cannot be asked".to_owned();
+                self.ended(lease, lane, End::Failed(Failure::Broken, text), Instant::now())?;
+                continue;
+            }
+            if let Some(ending) = self.settle_doubt(lease, lane, doubt, end)? {
+                return Ok(Some(ending));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The content is the same: so the lane shall ask the very server that the home lane asked (HTTP-9). Where it does
+    /// already, it may stay only if a digest will decide.
+    fn settle_doubt(
+        &mut self,
+        lease: LeaseId,
+        lane: LaneId,
+        doubt: Doubt,
+        end: u64,
+    ) -> Result<Option<Ending>, DownloadError> {
+        let is_home = self.home.lane.info().id == lane;
+        self.forget(lease);
+        let Some(member) = self.members.get_mut(&lane) else {
+            return Ok(None);
+        };
+        if !doubt.pinned {
+            member.route.pin(self.address);
+        } else if self.shared.job.sha256.is_some() {
+            member.any_version = true;
+        } else if is_home {
+            let text = "the origin's versions take turns".to_owned();
+            return self.ended(lease, lane, End::Failed(Failure::Broken, text), Instant::now());
+        } else {
+            return self.ineligible(lane, Why::OtherGeneration, lease);
+        }
+        self.start(lease, lane, ByteRange::new(doubt.at, end));
+        Ok(None)
+    }
+
+    pub(super) fn change_lanes(&mut self) {
+        let now = Instant::now();
+        let lanes = self.lanes.borrow_and_update().clone();
+        self.choice = choose(&lanes, &self.shared.job);
+        // The lane of the first answer first: it has the first bytes under way.
+        let home = self.home.lane.info().id;
+        self.choice.used.sort_by_key(|lane| lane.info().id != home);
+        let gone: Vec<LaneId> = self
+            .members
+            .keys()
+            .copied()
+            .filter(|&id| !has(&self.choice.used, id))
+            .collect();
+        for lane in gone {
+            self.lane_down(lane, now);
+        }
+        for lane in self.choice.used.clone() {
+            let id = lane.info().id;
+            let free = MAX_CONNECTIONS.saturating_sub(self.members.len() * SLOTS);
+            if self.members.contains_key(&id) || free == 0 {
+                continue;
+            }
+            self.lane_up(&lane, SLOTS.min(free), now);
+        }
+    }
+
+    fn lane_up(&mut self, lane: &Arc<dyn Lane>, slots: usize, now: Instant) {
+        let info = lane.info();
+        let warm = self.routes.iter().find(|r| r.lane.info().id == info.id);
+        let route = warm.cloned().unwrap_or_else(|| {
+            let route = Arc::new(Route::new(lane.clone(), self.shared.clone()));
+            route.warm(slots);
+            route
+        });
+        let is_home = Arc::ptr_eq(&route, &self.home);
+        let spec = LaneSpec {
+            slots,
+            metered: info.metered,
+            hint: info.hint,
+            latency: if is_home { self.latency } else { Duration::ZERO },
+        };
+        self.members.insert(info.id, Member::new(route));
+        self.scheduler.lane_up(info.id, spec, now);
+        // Its first leases are started before the next lane comes, so that the home lane gets the first bytes.
+        self.act();
+    }
+
+    fn lane_down(&mut self, lane: LaneId, now: Instant) {
+        tracing::info!(%lane, "lane is gone");
+        self.scheduler.lane_down(lane, now);
+        let leases: Vec<LeaseId> = self
+            .workers
+            .iter()
+            .filter(|(_, w)| w.lane == lane)
+            .map(|(&id, _)| id)
+            .collect();
+        for lease in leases {
+            self.forget(lease);
+        }
+        self.routes.retain(|r| r.lane.info().id != lane);
+        self.former.extend(self.members.remove(&lane));
+    }
+}
