@@ -7,6 +7,7 @@ pub mod identity;
 pub mod lane;
 pub mod link;
 pub mod relay;
+pub mod discovery;
 pub mod task;
 pub mod types;
 pub mod uplink;
