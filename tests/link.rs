@@ -151,7 +151,7 @@ async fn a_peer_that_leaves_is_missed_at_once() {
     assert!(b.tasks.stop(Duration::from_secs(2)).await);
     loop {
         match a.event().await {
-            LinkEvent::Down(id) => break assert_eq!(id, b.id),
+            LinkEvent::Down(link) => break assert_eq!(link.peer(), b.id),
             LinkEvent::Changed(_) => {}
             LinkEvent::Up(_) => panic!("nobody came"),
         }

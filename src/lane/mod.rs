@@ -23,9 +23,9 @@ use crate::link::Refusal;
 use crate::types::{LaneId, LineId, PeerId, Rate, UplinkKind};
 
 /// A byte stream both ways; shutting it down closes one half only.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 /// An open TCP connection to an origin, made by whoever owns the uplink.
 pub struct Tunnel {

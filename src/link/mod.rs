@@ -34,6 +34,9 @@ use table::Table;
 
 /// Both ends prove their keys within this, on a LAN a matter of milliseconds.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// The UDP port where peers look for each other when they only know an address: from the unassigned range.
+pub const DEFAULT_PORT: u16 = 7436;
+
 /// Between two addresses of one peer: long enough for the first to answer on a LAN.
 const DIAL_STAGGER: Duration = Duration::from_millis(150);
 /// Addresses of one peer that are tried; more are noise.
@@ -118,7 +121,7 @@ pub enum LinkEvent {
     /// A peer lends something else now; see [`Link::offers`].
     Changed(PeerId),
     /// A peer is gone.
-    Down(PeerId),
+    Down(Arc<Link>),
 }
 
 /// One peer's link.

@@ -219,7 +219,7 @@ async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
     if inner.table().remove(link.peer, |l| Arc::ptr_eq(l, &link)) {
         tracing::info!(peer = %link.peer.short(), name = ?link.name, "peer left");
         // Nobody listens any more when the whole node ends.
-        let _ = inner.events.send(LinkEvent::Down(link.peer)).await;
+        let _ = inner.events.send(LinkEvent::Down(link)).await;
     }
 }
 

@@ -1,0 +1,259 @@
+//! One HTTP/1.1 connection to an origin: a lane's tunnel, TLS on it, hyper's client on that.
+//!
+//! Invariants: whoever holds a [`Connection`] drives it (nothing runs in the background), so dropping it frees the tunnel
+//! at once; a body is read without a hop between tasks. Every wait has a deadline, every buffer a limit (SEC-C4).
+
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::body::{Body, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::BufReader;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use crate::lane::DialError;
+use crate::lane::Lane;
+use crate::lane::Stream;
+use crate::lane::Target;
+
+/// A lane bounds its own dial; this one only guards against a lane that does not.
+const DIAL_LIMIT: Duration = Duration::from_secs(20);
+/// TLS takes two round trips; slower than this, the lane is of no use.
+const TLS_LIMIT: Duration = Duration::from_secs(10);
+/// From request to the complete answer's head, informational answers included.
+pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// Together with [`MAX_HEADERS`], what an answer's head may take.
+const MAX_HEAD: usize = 64 << 10;
+const MAX_HEADERS: usize = 100;
+/// Encrypted bytes read ahead: rustls alone reads 4 KiB at a time, which costs four system calls a TLS record.
+const READ_AHEAD: usize = 64 << 10;
+
+/// Scheme, host and port: what a connection can be used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    pub(super) tls: bool,
+    /// Without the brackets of an IPv6 address.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl Endpoint {
+    /// Of an http or https URL; `None` where it has no host or port.
+    pub(super) fn of(url: &Url) -> Option<Self> {
+        let host = match url.host()? {
+            url::Host::Domain(name) => name.to_owned(),
+            url::Host::Ipv4(ip) => ip.to_string(),
+            url::Host::Ipv6(ip) => ip.to_string(),
+        };
+        Some(Self {
+            tls: url.scheme() == "https",
+            host,
+            port: url.port_or_known_default()?,
+        })
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the certificate of `{host}` is not valid: {detail}")]
+    Certificate { host: String, detail: String },
+    #[error("the TLS handshake failed: {0}")]
+    Tls(#[source] std::io::Error),
+    #[error("no answer to the TLS handshake within {TLS_LIMIT:?}")]
+    TlsTimeout,
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error("the download ended")]
+    Ended,
+}
+
+type Io = TokioIo<Box<dyn Stream>>;
+
+/// One connection; requests go over it one after the other.
+pub(super) struct Connection {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    /// `None`: it has ended.
+    driver: Option<Pin<Box<http1::Connection<Io, Empty<Bytes>>>>>,
+    /// The origin's address the lane dialled.
+    pub(super) address: SocketAddr,
+    /// Whether a request was answered on it: then it may be stale when it is used again.
+    pub(super) used: bool,
+}
+
+impl Connection {
+    /// Dials, does TLS where the endpoint wants it, and prepares HTTP.
+    pub(super) async fn open(
+        lane: &dyn Lane,
+        endpoint: &Endpoint,
+        pin: Option<IpAddr>,
+        tls: &Arc<ClientConfig>,
+    ) -> Result<Self, OpenError> {
+        let target = Target {
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            pin,
+        };
+        let dialled = timeout(DIAL_LIMIT, lane.dial(&target)).await;
+        let tunnel = dialled.unwrap_or(Err(DialError::Timeout(DIAL_LIMIT)))?;
+        let stream: Box<dyn Stream> = if endpoint.tls {
+            Box::new(secure(tunnel.stream, endpoint, tls).await?)
+        } else {
+            tunnel.stream
+        };
+        let (sender, driver) = http1::Builder::new()
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEAD)
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        Ok(Self {
+            sender,
+            driver: Some(Box::pin(driver)),
+            address: tunnel.address,
+            used: false,
+        })
+    }
+
+    /// Sends the request and waits for the answer's head; the caller sets the deadline.
+    pub(super) async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        poll_fn(|cx| {
+            let ended = self.drive(cx);
+            match self.sender.poll_ready(cx) {
+                // An ended connection is never ready; `poll_ready` says so once it has noticed.
+                Poll::Pending if ended => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                other => other,
+            }
+        })
+        .await?;
+        self.used = true;
+        let mut answer = pin!(self.sender.send_request(request));
+        let driver = &mut self.driver;
+        poll_fn(|cx| {
+            poll_driver(driver, cx);
+            answer.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// The next bytes of `body`, which must be of this connection's last answer. `None`: the body's end.
+    pub(super) fn poll_data(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Bytes>>> {
+        loop {
+            let mut frame = Pin::new(&mut *body).poll_frame(cx);
+            if frame.is_pending() {
+                self.drive(cx);
+                frame = Pin::new(&mut *body).poll_frame(cx);
+            }
+            match frame {
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => return Poll::Ready(Some(Ok(data))),
+                    Err(_trailers) => {}
+                },
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Whether the next request could go over it, as far as can be seen without waiting.
+    pub(super) fn is_reusable(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        !self.drive(&mut cx)
+            && self
+                .sender
+                .poll_ready(&mut cx)
+                .is_ready_and(|ready| ready.is_ok())
+    }
+
+    /// Lets the connection work; says whether it has ended.
+    fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        poll_driver(&mut self.driver, cx)
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+trait ReadyAnd<T> {
+    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool;
+}
+
+impl<T> ReadyAnd<T> for Poll<T> {
+    fn is_ready_and(self, test: impl FnOnce(T) -> bool) -> bool {
+        match self {
+            Self::Ready(value) => test(value),
+            Self::Pending => false,
+        }
+    }
+}
+
+fn poll_driver(
+    driver: &mut Option<Pin<Box<http1::Connection<Io, Empty<Bytes>>>>>,
+    cx: &mut Context<'_>,
+) -> bool {
+    if let Some(running) = driver
+        && let Poll::Ready(ended) = running.as_mut().poll(cx)
+    {
+        if let Err(error) = ended {
+            tracing::trace!(%error, "connection ended");
+        }
+        *driver = None;
+    }
+    driver.is_none()
+}
+
+async fn secure(
+    stream: Box<dyn Stream>,
+    endpoint: &Endpoint,
+    tls: &Arc<ClientConfig>,
+) -> Result<impl Stream + use<>, OpenError> {
+    let certificate = |detail: String| OpenError::Certificate {
+        host: endpoint.host.clone(),
+        detail,
+    };
+    let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| certificate(e.to_string()))?;
+    let buffered = BufReader::with_capacity(READ_AHEAD, stream);
+    match timeout(TLS_LIMIT, TlsConnector::from(tls.clone()).connect(name, buffered)).await {
+        Err(_) => Err(OpenError::TlsTimeout),
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(match certificate_error(&error) {
+            Some(detail) => certificate(detail),
+            None => OpenError::Tls(error),
+        }),
+    }
+}
+
+fn certificate_error(error: &std::io::Error) -> Option<String> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::InvalidCertificate(why) => Some(why.to_string()),
+        rustls::Error::NoCertificatesPresented => Some("it showed none".to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,659 @@
+//! The striped part of a download: owns the scheduler, carries out what it decides, tells it what happened.
+//!
+//! One task owns all state; workers tell it things over one bounded channel. It makes one change, drains the scheduler's
+//! actions, and sleeps until the next event.
+//!
+//! Invariants: for each lease the scheduler thinks is running there is a worker, or a version check that will start one
+//! or end it; when [`Driver::run`] returns, no worker and no write is left.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hyper::StatusCode;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::answer::{Known, Why};
+use super::check::{Finding, check};
+use super::error::DownloadError;
+use super::flow::Sink;
+use super::lanes::{Choice, Member, choose, has, unused};
+use super::route::{Route, Shared};
+use super::worker::{End, Fetch, Lease, News, Ready, work};
+use super::{Phase, Progress};
+use crate::lane::Lane;
+use crate::lane::LaneSet;
+use crate::store::PartFile;
+use crate::store::StoreError;
+use crate::store::Synced;
+use crate::stripe::Action;
+use crate::stripe::Config;
+use crate::stripe::Failure;
+use crate::stripe::LaneSpec;
+use crate::stripe::LeaseId;
+use crate::stripe::Scheduler;
+use crate::types::ByteRange;
+use crate::types::LaneId;
+
+/// Connections of a lane to begin with (HTTP-16): the second hides the silence between two requests of the first.
+const SLOTS: usize = 2;
+/// Connections of all lanes to one origin (HTTP-16).
+const MAX_CONNECTIONS: usize = 16;
+/// How often progress is published and the clock looked at.
+const TICK: Duration = Duration::from_millis(200);
+/// Workers wait while so many news are unread.
+const MAX_NEWS: usize = 64;
+/// Without a byte for so long the download gives up; a pause that the origin asked for does not count.
+const GIVE_UP: Duration = Duration::from_secs(120);
+/// A lane whose answers were the origin's fault so often in a row has nothing to hope for.
+const MAX_FAULTS: u32 = 4;
+
+/// How a striped run ended, if not by an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// All bytes are written, checked and under their final name.
+    Complete,
+    /// The content changed: start again.
+    Changed,
+    /// The origin does not do ranges after all, or its versions cannot be told apart: one stream.
+    OneStream,
+}
+
+/// What a striped run starts from.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) shared: Arc<Shared>,
+    pub(super) lanes: watch::Receiver<LaneSet>,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) stop: CancellationToken,
+    pub(super) known: Known,
+    pub(super) part: Arc<PartFile>,
+    /// The lane of the first answer, and the origin's address it used.
+    pub(super) home: Arc<Route>,
+    pub(super) address: IpAddr,
+    /// From request to answer over the home lane.
+    pub(super) latency: Duration,
+    /// Routes that are warm.
+    pub(super) routes: Vec<Arc<Route>>,
+    /// The first answer.
+    pub(super) first: Ready,
+}
+
+/// The state of a striped run.
+#[derive(Debug)]
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    progress: watch::Sender<Progress>,
+    stop: CancellationToken,
+    lanes: watch::Receiver<LaneSet>,
+    choice: Choice,
+    members: BTreeMap<LaneId, Member>,
+    /// Lanes that are gone, for the outcome.
+    pub(super) former: Vec<Member>,
+    routes: Vec<Arc<Route>>,
+    scheduler: Scheduler,
+    workers: BTreeMap<LeaseId, Worker>,
+    known: Arc<Known>,
+    home: Arc<Route>,
+    address: IpAddr,
+    latency: Duration,
+    first: Option<Ready>,
+    part: Arc<PartFile>,
+    fetch: Arc<Fetch>,
+    news: mpsc::Receiver<News>,
+    /// A version check, and the leases that wait for it with the bytes they reached.
+    checking: Option<AbortOnDropHandle<Option<Finding>>>,
+    doubted: BTreeMap<LeaseId, u64>,
+    syncing: Option<JoinHandle<Result<Synced, StoreError>>>,
+    /// When the last byte came, or the origin's pause ends.
+    alive: Instant,
+    last_failure: String,
+    last_fault: Option<StatusCode>,
+    complete: bool,
+}
+
+#[derive(Debug)]
+struct Worker {
+    lane: LaneId,
+    end: Arc<AtomicU64>,
+    _task: AbortOnDropHandle<Option<()>>,
+}
+
+enum Event {
+    News(Option<News>),
+    Lanes(bool),
+    Checked(Finding),
+    Synced(Result<Synced, StoreError>),
+    Tick,
+    Timeout,
+    Stop,
+}
+
+impl Driver {
+    pub(super) fn new(start: Start, now: Instant) -> Self {
+        let (send, news) = mpsc::channel(MAX_NEWS);
+        let fetch = Fetch {
+            sink: Sink::new(start.part.clone(), start.shared.tasks.clone()),
+            news: send,
+            ask_plainly: AtomicBool::new(false),
+        };
+        let total = start.known.generation.total;
+        let done = start.part.written();
+        // Only spreads parking times; any number that differs between runs will do.
+        let seed = u64::from(std::process::id()) ^ total;
+        Self {
+            shared: start.shared,
+            progress: start.progress,
+            stop: start.stop,
+            lanes: start.lanes,
+            choice: Choice::default(),
+            members: BTreeMap::new(),
+            former: Vec::new(),
+            routes: start.routes,
+            scheduler: Scheduler::new(Config::default(), total, &done, seed, now),
+            workers: BTreeMap::new(),
+            known: Arc::new(start.known),
+            home: start.home,
+            address: start.address,
+            latency: start.latency,
+            first: Some(start.first),
+            part: start.part,
+            fetch: Arc::new(fetch),
+            news,
+            checking: None,
+            doubted: BTreeMap::new(),
+            syncing: None,
+            alive: now,
+            last_failure: "nothing was tried".to_owned(),
+            last_fault: None,
+            complete: false,
+        }
+    }
+
+    /// Fetches all that is missing. What is written when it fails or is stopped is brought to the disk first.
+    pub(super) async fn run(&mut self) -> Result<Ending, DownloadError> {
+        let result = self.fetch_all().await;
+        self.checking = None;
+        self.workers.clear();
+        self.fetch.sink.settle().await;
+        if let Some(syncing) = self.syncing.take() {
+            let _ = syncing.await;
+        }
+        if !matches!(result, Ok(Ending::Complete)) {
+            // Best effort: what does not get into the journal is fetched again.
+            let part = self.part.clone();
+            let _ = self.shared.tasks.blocking(move || part.sync().map(|_| ())).await;
+        }
+        self.publish(Phase::Finishing);
+        result
+    }
+
+    /// Each lane that brought bytes, also those that are gone.
+    pub(super) fn contributors(&self) -> impl Iterator<Item = &Member> {
+        self.former.iter().chain(self.members.values())
+    }
+
+    /// Bytes that came twice.
+    pub(super) fn duplicated(&self, now: Instant) -> u64 {
+        self.scheduler.snapshot(now).duplicated
+    }
+
+    async fn fetch_all(&mut self) -> Result<Ending, DownloadError> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.change_lanes();
+        loop {
+            self.act();
+            if self.complete {
+                match self.finish().await {
+                    Err(DownloadError::Store(StoreError::Lost { ranges })) => {
+                        self.lost(&ranges);
+                        continue;
+                    }
+                    other => return other,
+                }
+            }
+            let ending = match self.next(&mut tick).await {
+                Event::News(Some(news)) => self.hear(news)?,
+                Event::News(None) => None,
+                Event::Timeout => {
+                    self.scheduler.tick(Instant::now());
+                    None
+                }
+                Event::Lanes(true) => {
+                    self.change_lanes();
+                    None
+                }
+                // Nobody will change them any more: they stay as they are.
+                Event::Lanes(false) => None,
+                Event::Checked(finding) => self.checked(&finding)?,
+                Event::Synced(result) => {
+                    self.syncing = None;
+                    let lost = result?.lost;
+                    self.lost(&lost);
+                    None
+                }
+                Event::Tick => {
+                    self.publish(Phase::Striped);
+                    self.sync_if_due();
+                    self.give_up_if_hopeless()?;
+                    None
+                }
+                Event::Stop => return Err(DownloadError::Stopped { resumable: true }),
+            };
+            if let Some(ending) = ending {
+                return Ok(ending);
+            }
+        }
+    }
+
+    async fn next(&mut self, tick: &mut tokio::time::Interval) -> Event {
+        let timeout = self.scheduler.poll_timeout();
+        let at = timeout.unwrap_or_else(Instant::now);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Event::Stop,
+            news = self.news.recv() => Event::News(news),
+            changed = self.lanes.changed(), if self.lanes.has_changed().is_ok() => Event::Lanes(changed.is_ok()),
+            finding = optional(&mut self.checking) => {
+                self.checking = None;
+                Event::Checked(finding.ok().flatten().unwrap_or(Finding::Unknown))
+            }
+            synced = optional(&mut self.syncing) => Event::Synced(synced.unwrap_or_else(|_panicked| {
+                Ok(Synced { durable: 0, lost: Vec::new() })
+            })),
+            _ = tick.tick() => Event::Tick,
+            () = sleep_until(at.into()), if timeout.is_some() => Event::Timeout,
+        }
+    }
+
+    /// Does what the scheduler decided.
+    fn act(&mut self) {
+        while let Some(action) = self.scheduler.poll_action() {
+            match action {
+                Action::Start { lease, lane, range } => self.start(lease, lane, range),
+                Action::Shrink { lease, end } => {
+                    if let Some(worker) = self.workers.get(&lease) {
+                        worker.end.fetch_min(end, Ordering::Relaxed);
+                    }
+                }
+                Action::Cancel { lease } => self.forget(lease),
+                Action::Done => self.complete = true,
+            }
+        }
+    }
+
+    fn start(&mut self, lease: LeaseId, lane: LaneId, range: ByteRange) {
+        let now = Instant::now();
+        let Some(member) = self.members.get_mut(&lane) else {
+            return;
+        };
+        member.started(lease, now);
+        let route = member.route.clone();
+        let is_first = Arc::ptr_eq(&route, &self.home)
+            && self
+                .first
+                .as_ref()
+                .is_some_and(|f| f.body.start + f.skip == range.start);
+        let mut known = self.known.clone();
+        if member.any_version {
+            Arc::make_mut(&mut known).generation.validator = None;
+        }
+        let end = Arc::new(AtomicU64::new(range.end));
+        let work = work(
+            Lease {
+                id: lease,
+                range,
+                end: end.clone(),
+                route,
+                known,
+                answer: if is_first { self.first.take() } else { None },
+            },
+            self.fetch.clone(),
+        );
+        let task = AbortOnDropHandle::new(self.shared.tasks.spawn("lease", work));
+        let worker = Worker {
+            lane,
+            end,
+            _task: task,
+        };
+        self.workers.insert(lease, worker);
+    }
+
+    /// A lease is over: its worker stops at once, its connection is closed unless it was given back.
+    fn forget(&mut self, lease: LeaseId) {
+        self.doubted.remove(&lease);
+        if let Some(worker) = self.workers.remove(&lease)
+            && let Some(member) = self.members.get_mut(&worker.lane)
+        {
+            member.ended(lease, Instant::now());
+        }
+    }
+
+    fn hear(&mut self, news: News) -> Result<Option<Ending>, DownloadError> {
+        let now = Instant::now();
+        match news {
+            News::Bytes(lease, n) => {
+                let new = self.scheduler.bytes(lease, n, now);
+                self.alive = self.alive.max(now);
+                let lane = self.workers.get(&lease).map(|w| w.lane);
+                if let Some(member) = lane.and_then(|lane| self.members.get_mut(&lane)) {
+                    member.bytes += new;
+                    member.faults = 0;
+                }
+                Ok(None)
+            }
+            News::Ended(lease, at, end) => {
+                let Some(worker) = self.workers.get(&lease) else {
+                    return Ok(None);
+                };
+                let lane = worker.lane;
+                if matches!(end, End::OtherGeneration) {
+                    self.doubt(lease, at);
+                    return Ok(None);
+                }
+                self.forget(lease);
+                self.ended(lease, lane, end, now)
+            }
+        }
+    }
+
+    fn ended(
+        &mut self,
+        lease: LeaseId,
+        lane: LaneId,
+        end: End,
+        now: Instant,
+    ) -> Result<Option<Ending>, DownloadError> {
+        match end {
+            // The scheduler knows from the bytes. A `Shrink` that came too late may have let it end early: then the
+            // rest of its old range is somebody else's already.
+            End::Done | End::OtherGeneration => {}
+            End::Store(error) => return Err(error.into()),
+            End::Ineligible(why) => return self.ineligible(lane, why, lease),
+            End::Fault(status) => {
+                self.last_fault = Some(status);
+                self.last_failure = format!("the origin answered {status}");
+                if let Some(member) = self.members.get_mut(&lane) {
+                    member.faults += 1;
+                }
+                self.scheduler.lease_failed(lease, Failure::Origin, now);
+            }
+            End::Failed(failure, text) => {
+                tracing::debug!(%lane, %text, "lease failed");
+                self.last_failure = text;
+                if let (Some(member), Failure::Refused { .. }) = (self.members.get(&lane), failure) {
+                    // The origin counts connections: those in reserve are too many now.
+                    member.route.close_idle();
+                }
+                if let Failure::Refused {
+                    retry_after: Some(wait),
+                } = failure
+                {
+                    self.alive = self.alive.max(now + wait);
+                }
+                self.scheduler.lease_failed(lease, failure, now);
+            }
+        }
+        Ok(None)
+    }
+
+    fn ineligible(
+        &mut self,
+        lane: LaneId,
+        why: Why,
+        lease: LeaseId,
+    ) -> Result<Option<Ending>, DownloadError> {
+        tracing::info!(%lane, %why, "lane cannot serve this download");
+        self.last_failure = why.to_string();
+        if let Some(member) = self.members.get_mut(&lane) {
+            member.ineligible = Some(why);
+            member.route.close_idle();
+        }
+        self.scheduler
+            .lease_failed(lease, Failure::Ineligible, Instant::now());
+        let mut whys = self.members.values().map(|m| m.ineligible.as_ref());
+        let Some(whys) = whys.by_ref().collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        if whys.contains(&&Why::NoRange) || whys.contains(&&Why::Encoded) {
+            return Ok(Some(Ending::OneStream));
+        }
+        let host = self.shared.host();
+        Err(match whys.first() {
+            Some(&&Why::Status(status)) => DownloadError::Status { host, status },
+            _ => DownloadError::Answer {
+                host,
+                why: self.last_failure.clone(),
+            },
+        })
+    }
+
+    /// A lane brings another version: its lease waits until the home lane has been asked.
+    fn doubt(&mut self, lease: LeaseId, at: u64) {
+        self.doubted.insert(lease, at);
+        if self.checking.is_none() {
+            let check = check(self.home.clone(), self.known.clone());
+            let task = self.shared.tasks.spawn("version check", check);
+            self.checking = Some(AbortOnDropHandle::new(task));
+        }
+    }
+
+    fn checked(&mut self, finding: &Finding) -> Result<Option<Ending>, DownloadError> {
+        tracing::info!(?finding, "version checked");
+        let has_digest = self.shared.job.sha256.is_some();
+        match finding {
+            Finding::Changed => return Ok(Some(Ending::Changed)),
+            Finding::Unsteady { same_length: true } if has_digest => {
+                Arc::make_mut(&mut self.known).generation.validator = None;
+            }
+            Finding::Unsteady { .. } => return Ok(Some(Ending::OneStream)),
+            Finding::Unchanged | Finding::Unknown => {}
+        }
+        for (lease, at) in std::mem::take(&mut self.doubted) {
+            let Some(worker) = self.workers.get(&lease) else {
+                continue;
+            };
+            let (lane, end) = (worker.lane, worker.end.load(Ordering::Relaxed));
+            if matches!(finding, Finding::Unknown) {
+                self.forget(lease);
+                let text = "another version, and the first lane cannot be asked".to_owned();
+                self.ended(lease, lane, End::Failed(Failure::Broken, text), Instant::now())?;
+                continue;
+            }
+            if let Some(ending) = self.settle_doubt(lease, lane, ByteRange::new(at, end))? {
+                return Ok(Some(ending));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The content is the same: so the lane shall ask the very server that the home lane asked (HTTP-9). Where it does
+    /// already, it may stay only if a digest will decide.
+    fn settle_doubt(
+        &mut self,
+        lease: LeaseId,
+        lane: LaneId,
+        rest: ByteRange,
+    ) -> Result<Option<Ending>, DownloadError> {
+        let has_digest = self.shared.job.sha256.is_some();
+        let is_home = self
+            .members
+            .get(&lane)
+            .is_some_and(|m| Arc::ptr_eq(&m.route, &self.home));
+        self.forget(lease);
+        let Some(member) = self.members.get_mut(&lane) else {
+            return Ok(None);
+        };
+        let news = member.route.pin(self.address);
+        if !news && has_digest {
+            member.any_version = true;
+        } else if !news && !is_home {
+            return self.ineligible(lane, Why::OtherGeneration, lease);
+        } else if !news {
+            let text = "the origin's versions take turns".to_owned();
+            return self.ended(lease, lane, End::Failed(Failure::Broken, text), Instant::now());
+        }
+        self.start(lease, lane, rest);
+        Ok(None)
+    }
+
+    fn change_lanes(&mut self) {
+        let now = Instant::now();
+        let lanes = self.lanes.borrow_and_update().clone();
+        self.choice = choose(&lanes, &self.shared.job);
+        // The lane of the first answer first: it has the first bytes under way.
+        let home = self.home.lane.info().id;
+        self.choice.used.sort_by_key(|lane| lane.info().id != home);
+        let gone: Vec<LaneId> = self
+            .members
+            .keys()
+            .copied()
+            .filter(|&id| !has(&self.choice.used, id))
+            .collect();
+        for lane in gone {
+            self.lane_down(lane, now);
+        }
+        for lane in self.choice.used.clone() {
+            let id = lane.info().id;
+            let free = MAX_CONNECTIONS.saturating_sub(self.members.len() * SLOTS);
+            if self.members.contains_key(&id) || free == 0 {
+                continue;
+            }
+            self.lane_up(&lane, SLOTS.min(free), now);
+        }
+    }
+
+    fn lane_up(&mut self, lane: &Arc<dyn Lane>, slots: usize, now: Instant) {
+        let info = lane.info();
+        let warm = self.routes.iter().find(|r| r.lane.info().id == info.id);
+        let route = warm.cloned().unwrap_or_else(|| {
+            let route = Arc::new(Route::new(lane.clone(), self.shared.clone()));
+            route.warm(slots);
+            route
+        });
+        let is_home = Arc::ptr_eq(&route, &self.home);
+        let spec = LaneSpec {
+            slots,
+            metered: info.metered,
+            hint: info.hint,
+            latency: if is_home { self.latency } else { Duration::ZERO },
+        };
+        self.members.insert(info.id, Member::new(route));
+        self.scheduler.lane_up(info.id, spec, now);
+        // Its first leases are started before the next lane comes, so that the home lane gets the first bytes.
+        self.act();
+    }
+
+    fn lane_down(&mut self, lane: LaneId, now: Instant) {
+        tracing::info!(%lane, "lane is gone");
+        self.scheduler.lane_down(lane, now);
+        let leases: Vec<LeaseId> = self
+            .workers
+            .iter()
+            .filter(|(_, w)| w.lane == lane)
+            .map(|(&id, _)| id)
+            .collect();
+        for lease in leases {
+            self.forget(lease);
+        }
+        self.routes.retain(|r| r.lane.info().id != lane);
+        self.former.extend(self.members.remove(&lane));
+    }
+
+    fn lost(&mut self, ranges: &[ByteRange]) {
+        for &range in ranges {
+            self.complete = false;
+            self.scheduler.lost(range, Instant::now());
+        }
+    }
+
+    fn sync_if_due(&mut self) {
+        if self.syncing.is_some() || !self.part.sync_due(Instant::now()) {
+            return;
+        }
+        let part = self.part.clone();
+        let has_digest = self.shared.job.sha256.is_some();
+        self.syncing = Some(self.shared.tasks.blocking(move || {
+            let synced = part.sync()?;
+            let checked = part.recheck()?;
+            if has_digest {
+                part.advance_digest()?;
+            }
+            let lost = synced.lost.into_iter().chain(checked.lost).collect();
+            Ok(Synced {
+                durable: synced.durable,
+                lost,
+            })
+        }));
+    }
+
+    /// Everything is written: wait for the sync under way, verify, give the final name.
+    async fn finish(&mut self) -> Result<Ending, DownloadError> {
+        self.publish(Phase::Finishing);
+        self.workers.clear();
+        self.fetch.sink.settle().await;
+        if let Some(syncing) = self.syncing.take()
+            && let Ok(synced) = syncing.await
+        {
+            let ranges = synced?.lost;
+            if !ranges.is_empty() {
+                return Err(StoreError::Lost { ranges }.into());
+            }
+        }
+        let (part, sha256) = (self.part.clone(), self.shared.job.sha256);
+        let finished = self.shared.tasks.blocking(move || part.finish(sha256)).await;
+        finished.map_err(|_panicked| DownloadError::Stopped { resumable: true })??;
+        Ok(Ending::Complete)
+    }
+
+    fn give_up_if_hopeless(&self) -> Result<(), DownloadError> {
+        let hopeless = |m: &Member| m.faults >= MAX_FAULTS || m.ineligible.is_some();
+        let any_fault = self.members.values().any(|m| m.faults >= MAX_FAULTS);
+        if let Some(status) = self.last_fault
+            && any_fault
+            && self.members.values().all(hopeless)
+        {
+            let host = self.shared.host();
+            return Err(DownloadError::Status { host, status });
+        }
+        let silent = Instant::now().saturating_duration_since(self.alive);
+        if silent < GIVE_UP {
+            return Ok(());
+        }
+        if self.members.is_empty() {
+            return Err(DownloadError::NoLanes);
+        }
+        Err(DownloadError::Stalled {
+            seconds: silent.as_secs(),
+            detail: self.last_failure.clone(),
+        })
+    }
+
+    fn publish(&self, phase: Phase) {
+        let snapshot = self.scheduler.snapshot(Instant::now());
+        let of = |id: LaneId| snapshot.lanes.iter().find(|l| l.lane == id);
+        let used = self.members.iter().map(|(&id, m)| m.progress(of(id)));
+        let lanes = used.chain(self.choice.unused.iter().map(unused)).collect();
+        self.progress.send_modify(|p| {
+            p.phase = phase;
+            p.total = Some(snapshot.total);
+            p.done = snapshot.done;
+            p.lanes = lanes;
+        });
+    }
+}
+
+/// Waits for what is under way; for ever where nothing is.
+async fn optional<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
+    match slot {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,164 @@
+//! One URL into one file, over all lanes there are: drives the pure scheduler `stripe`, lanes → `store`.
+//!
+//! The first request is a real ranged GET whose answer decides how to go on (`probe`): striped (`driver`, with a `worker`
+//! for each lease) or as one stream (`single`). What an answer means is judged by pure code (`answer`, `generation`,
+//! `redirect`); the table of hazards it implements is HTTP-1 to HTTP-31 of the design, and the tests bear its numbers.
+//!
+//! Invariants:
+//! - A byte gets into the file only from an answer whose head was checked for that place and that version.
+//! - The final name appears only when all bytes are there and the digest, if one was given, is right.
+//! - When [`run`] returns, no connection, task or write of the job is left.
+
+mod answer;
+mod ask;
+mod check;
+mod client;
+mod driver;
+mod error;
+mod flow;
+mod generation;
+mod job;
+mod lanes;
+mod name;
+mod probe;
+mod redirect;
+mod route;
+mod single;
+mod tls;
+mod worker;
+
+pub use error::DownloadError;
+pub use job::run;
+pub use redirect::RedirectError;
+pub use tls::{client_config, config_with};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::header::{HeaderName, HeaderValue};
+use rustls::ClientConfig;
+use tokio::sync::watch;
+use url::Url;
+
+use crate::lane::LaneInfo;
+use crate::lane::LaneSet;
+use crate::task::Tasks;
+use crate::types::Rate;
+
+/// What to download.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// An http or https URL.
+    pub url: Url,
+    /// Headers to send; but for a few harmless ones only to the URL's own origin, never to where it redirects.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The digest the complete file must have. `None`: not known.
+    pub sha256: Option<[u8; 32]>,
+    /// Whether lent lanes may be used.
+    pub pool: bool,
+}
+
+/// Where the file goes.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// Exactly here.
+    File(PathBuf),
+    /// Into this directory, under the name that the origin or the URL gives, made safe.
+    Directory(PathBuf),
+}
+
+/// What a download works with.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// All lanes there are, own and lent; may change at any time.
+    pub lanes: watch::Receiver<LaneSet>,
+    /// TLS towards origins: see [`client_config`].
+    pub tls: Arc<ClientConfig>,
+    /// The scope the download's tasks live in.
+    pub tasks: Tasks,
+}
+
+/// What a download is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for lanes, or for the first answer.
+    #[default]
+    Asking,
+    /// Bytes flow over all lanes.
+    Striped,
+    /// Bytes flow over one lane, because the origin cannot do more.
+    Single,
+    /// All bytes are there; they are brought to the disk and checked.
+    Finishing,
+}
+
+/// Where a download stands; published at least four times a second.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// What the file will be called. Empty until known.
+    pub name: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Length in bytes. `None`: not known (yet).
+    pub total: Option<u64>,
+    /// Bytes that are there, those of earlier runs included.
+    pub done: u64,
+    /// Of `done`, those of earlier runs.
+    pub resumed: u64,
+    /// Each lane, used or not.
+    pub lanes: Vec<LaneProgress>,
+}
+
+/// Where a lane stands in a download.
+#[derive(Clone, Debug)]
+pub struct LaneProgress {
+    /// Which.
+    pub info: LaneInfo,
+    /// Its rate now. 0: unknown or nothing flows.
+    pub rate: Rate,
+    /// New bytes it brought.
+    pub bytes: u64,
+    /// What it is doing.
+    pub state: LaneState,
+}
+
+/// What a lane does for a download.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaneState {
+    /// Bytes are under way.
+    Active,
+    /// It could be used but is not; why, in words.
+    Idle(String),
+    /// Not used until then.
+    Parked {
+        /// When it is tried again.
+        until: Instant,
+    },
+    /// It cannot serve this download; why, in words.
+    Ineligible(String),
+}
+
+/// A download that succeeded.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The complete file.
+    pub path: PathBuf,
+    /// Its length.
+    pub bytes: u64,
+    /// Of these, bytes that an earlier run had fetched.
+    pub resumed: u64,
+    /// Bytes that were fetched twice, by tail races.
+    pub duplicated: u64,
+    /// From the start of [`run`].
+    pub elapsed: Duration,
+    /// New bytes each lane brought.
+    pub lanes: Vec<(LaneInfo, u64)>,
+    /// The best lane's mean rate while it had work: what one uplink alone would have done, roughly. `None`: too little
+    /// was fetched to say.
+    pub best_single: Option<Rate>,
+    /// Whether more than one lane brought bytes.
+    pub pooled: bool,
+    /// Something the user should know, in words.
+    pub note: Option<String>,
+}

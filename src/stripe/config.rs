@@ -1,0 +1,100 @@
+//! The scheduler's tuning: each constant with its unit and the reason for its value.
+
+use std::time::Duration;
+
+/// Length of one window of the rate estimate (field practice: Braid, 3GOL).
+pub(super) const WINDOW: Duration = Duration::from_millis(250);
+/// Length of a lane's first two windows: in a short transfer everything is decided by then.
+pub(super) const FIRST_WINDOW: Duration = Duration::from_millis(100);
+/// Weight of the newest window in the rate estimate: half of a change is seen within two windows.
+pub(super) const RATE_ALPHA: f64 = 0.3;
+/// Windows after a lane's first byte in which a higher rate is believed at once: TCP's slow start may still go on.
+pub(super) const RAMP_WINDOWS: u32 = 8;
+/// Slow start is over with the first window that brings less than this much more than the last.
+pub(super) const RAMP_GROWTH: f64 = 1.25;
+/// A lane in slow start counts as this much faster than it was in its last window.
+pub(super) const RAMP_AHEAD: f64 = 2.0;
+/// Round trips of a new connection until its first byte, for an unmeasured lane: TCP, TLS, request.
+pub(super) const SETUP_ROUND_TRIPS: f64 = 4.0;
+/// Request to first byte, in seconds, for a lane that says nothing about it.
+pub(super) const DEFAULT_LATENCY: f64 = 0.06;
+/// Rate in bytes a second assumed where no lane has been measured and none has a hint (4 Mbit/s).
+pub(super) const DEFAULT_RATE: f64 = 500_000.0;
+/// An unmeasured lane beside measured ones counts as this part of their mean: most surprises are slow ones.
+pub(super) const UNKNOWN_SHARE: f64 = 0.5;
+/// No estimate falls below this (bytes a second), so that divisions stay finite and a dead lane looks very slow.
+pub(super) const RATE_FLOOR: f64 = 500.0;
+/// Most slots a lane may be given: more connections to one origin look like an attack.
+pub(super) const MAX_LANE_SLOTS: usize = 6;
+/// Failures in a row that park a lane.
+pub(super) const MAX_STRIKES: u32 = 3;
+/// No new lease for a lane this long after a failure; failures within it are one event and one strike.
+pub(super) const STRIKE_PAUSE: Duration = Duration::from_millis(250);
+/// First pause after the origin itself failed; doubles up to [`MAX_ORIGIN_PAUSE`].
+pub(super) const ORIGIN_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause after the origin itself failed.
+pub(super) const MAX_ORIGIN_PAUSE: Duration = Duration::from_secs(30);
+/// A refused lane gets one slot back after this long without a refusal.
+pub(super) const SLOT_RECOVERY: Duration = Duration::from_secs(30);
+/// A lane's silence is no stall before it could have brought this many bytes at its own rate: callers report in chunks.
+pub(super) const STALL_CHUNK: f64 = 128.0 * 1024.0;
+/// Where no other lane could do better, silent leases are restarted only this often.
+pub(super) const ALL_SILENT: Duration = Duration::from_secs(15);
+/// One silent lease on a lane that is otherwise alive is restarted after this long.
+pub(super) const LEASE_STALL: Duration = Duration::from_secs(8);
+/// Least that is stolen from a lane that is late when nothing is free, in bytes.
+pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
+/// How often decisions are looked at again while nothing is free.
+pub(super) const TAIL_TICK: Duration = Duration::from_millis(50);
+
+/// How the scheduler sizes, steals, races and gives up. The defaults are the ones measured in the simulation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Smallest lease handed out in bytes, where that many are free (default 192 KiB): below it a request costs more
+    /// than it moves.
+    pub min_lease: u64,
+    /// Size of the first lease of a lane nothing is known about, in bytes (default 1 MiB): a slow lane then never
+    /// holds much, a fast one asks again soon.
+    pub first_lease: u64,
+    /// A lease is the lane's part of what is left, divided by its slots and by this (default 1.5; 1 would be an exact
+    /// split by estimates that are never exact).
+    pub guide: f64,
+    /// A lease is at least what the lane moves in this many round trips (default 2), so that the next request's
+    /// silence is hidden behind the lane's other connection.
+    pub floor_round_trips: f64,
+    /// Work is stolen from a lane that would finish this much later than all could (default 150 ms) ...
+    pub steal_after: Duration,
+    /// ... or later than this part of the time left (default 0.1), whichever is more.
+    pub steal_share: f64,
+    /// A tail race must finish the range this many times sooner than its holder (default 2).
+    pub race_gain: f64,
+    /// Races may duplicate at most this part of all bytes (default 0.005).
+    pub race_budget: f64,
+    /// A lane that brought bytes is stalled after this long without any (default 2 s).
+    pub stall: Duration,
+    /// A lane that has not brought its first byte is stalled after this long (default 3 s), or 8 times its latency.
+    pub first_byte: Duration,
+    /// First time a lane is parked (default 2 s); doubles with each further time.
+    pub park: Duration,
+    /// Longest time a lane is parked (default 60 s).
+    pub max_park: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            min_lease: 192 << 10,
+            first_lease: 1 << 20,
+            guide: 1.5,
+            floor_round_trips: 2.0,
+            steal_after: Duration::from_millis(150),
+            steal_share: 0.1,
+            race_gain: 2.0,
+            race_budget: 0.005,
+            stall: Duration::from_secs(2),
+            first_byte: Duration::from_secs(3),
+            park: Duration::from_secs(2),
+            max_park: Duration::from_secs(60),
+        }
+    }
+}

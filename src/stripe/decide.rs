@@ -1,0 +1,239 @@
+//! The decisions: who gets how much next, what is stolen back, and what is raced.
+
+use std::time::Instant;
+
+use crate::types::LaneId;
+
+use super::Action;
+use super::LeaseId;
+use super::Scheduler;
+use super::config::MIN_STEAL;
+use super::plan::Plan;
+use super::plan::View;
+
+impl Scheduler {
+    /// Gives every idle slot work as long as that helps. Each round uses a slot or frees a slower lane's bytes.
+    pub(super) fn decide(&mut self, now: Instant) {
+        if self.settle(now) {
+            return;
+        }
+        for _ in 0..self.round_limit() {
+            let plan = Plan::new(self.lanes.iter(), &self.ledger, now);
+            let acted = self.steal(&plan, now)
+                || if self.ledger.free.is_empty() {
+                    self.race(&plan, now)
+                } else {
+                    self.assign(&plan, now)
+                };
+            if !acted {
+                return;
+            }
+        }
+    }
+
+    /// Says `Done` once everything is there; nothing else is to be decided then.
+    fn settle(&mut self, now: Instant) -> bool {
+        if !self.ledger.is_complete() {
+            return false;
+        }
+        let left: Vec<LeaseId> = self.ledger.leases.keys().copied().collect();
+        for id in left {
+            self.cancel(id, now);
+        }
+        if !self.said_done {
+            self.said_done = true;
+            self.actions.push_back(Action::Done);
+        }
+        true
+    }
+
+    /// One lease out of what is free, to the lane that would be through with a small one first.
+    fn assign(&mut self, plan: &Plan, now: Instant) -> bool {
+        let piece = (self.config.min_lease as f64).min(self.ledger.free.len() as f64);
+        let mut order: Vec<&View> = plan.lanes.iter().filter(|v| v.idle > 0).collect();
+        order.sort_by(|a, b| a.finish(piece).total_cmp(&b.finish(piece)));
+        let Some((lane, size)) = order
+            .iter()
+            .find_map(|v| Some((v.id, self.size(plan, v, piece)?)))
+        else {
+            return false;
+        };
+        self.start(lane, size, now)
+    }
+
+    /// How much an idle lane should take now; `None`: it would be late with anything.
+    fn size(&self, plan: &Plan, lane: &View, piece: f64) -> Option<u64> {
+        let min = self.config.min_lease as f64;
+        let alone = plan.lanes.len() == 1;
+        // What it can move until all could be through, beyond what it has; the piece itself begins after its lead.
+        let time = plan.finish - lane.lead;
+        let room = (lane.rate * (plan.finish - lane.start) - lane.backlog).min(lane.rate * time);
+        if lane.probation {
+            return (room >= piece || self.is_best(plan, lane, piece)).then_some(min as u64);
+        }
+        let floor = min.max(lane.rate * self.config.floor_round_trips * lane.latency);
+        let mut size = if lane.known {
+            lane.rate * plan.finish / (lane.slots as f64 * if alone { 1.0 } else { self.config.guide })
+        } else {
+            // Two leases of the same size given together would end, and leave the lane silent, together.
+            let fair =
+                self.ledger.missing() as f64 / (2.0 * plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>());
+            fair.clamp(min, self.config.first_lease as f64) * (1.0 + 0.5 * lane.leases as f64)
+        };
+        size = size.max(floor);
+        if lane.known && room - size < 0.5 * floor {
+            size = room;
+        }
+        if lane.known && size < min {
+            return self.is_best(plan, lane, piece).then_some(piece as u64);
+        }
+        if !lane.known && room < 0.5 * size.min(piece) && !self.is_best(plan, lane, piece) {
+            return None;
+        }
+        Some(size as u64)
+    }
+
+    /// Whether no lane, busy or idle, would be through with the piece sooner.
+    fn is_best(&self, plan: &Plan, lane: &View, piece: f64) -> bool {
+        let own = lane.finish(piece);
+        plan.lanes.iter().all(|v| own <= v.finish(piece) * 1.02)
+    }
+
+    /// Takes back what a lane would still be busy with when all others are through. While there is other work only
+    /// gross misjudgements are corrected.
+    fn steal(&mut self, plan: &Plan, now: Instant) -> bool {
+        let (after, share) = (self.config.steal_after.as_secs_f64(), self.config.steal_share);
+        let thief = plan
+            .lanes
+            .iter()
+            .filter(|v| v.idle > 0)
+            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)));
+        let thief = thief.filter(|_| self.ledger.free.is_empty());
+        let slack = if thief.is_some() {
+            after.max(share * plan.finish)
+        } else {
+            (2.0 * after).max(5.0 * share * plan.finish)
+        };
+        let late = plan.lanes.iter().filter(|v| {
+            let takes = thief.map_or(v.steady || v.start > plan.finish, |t| t.id != v.id);
+            v.leases > 0 && takes && v.eta() - plan.finish > slack
+        });
+        let Some(victim) = late.max_by(|a, b| a.eta().total_cmp(&b.eta())) else {
+            return false;
+        };
+        let longest = self
+            .ledger
+            .of_lane(victim.id)
+            .filter(|(_, l)| l.rival.is_none())
+            .max_by_key(|(_, l)| l.left.len());
+        let Some((id, left, flows)) = longest.map(|(id, l)| (id, l.left, l.first_byte.is_some())) else {
+            return false;
+        };
+        let useful = thief.map_or(f64::INFINITY, |t| (plan.finish - t.lead) * t.rate);
+        let wanted = ((victim.eta() - plan.finish) * victim.rate).min(useful);
+        // What is on its way comes anyway.
+        let coming = if flows { victim.rate * victim.latency } else { 0.0 };
+        let gain = wanted.min(left.len() as f64 - coming);
+        if gain
+            < if thief.is_some() {
+                MIN_STEAL
+            } else {
+                self.config.min_lease as f64 / 2.0
+            }
+        {
+            return false;
+        }
+        let end = left.end - gain as u64;
+        if end <= left.start {
+            self.cancel(id, now);
+        } else {
+            self.ledger.cut(id, end);
+            self.actions.push_back(Action::Shrink { lease: id, end });
+        }
+        true
+    }
+
+    /// Takes over what another lane would finish last, from the byte it has reached, where that is far sooner.
+    fn race(&mut self, plan: &Plan, now: Instant) -> bool {
+        let budget = self.config.race_budget * self.ledger.total as f64 - self.ledger.duplicated as f64;
+        let Some(thief) = plan
+            .lanes
+            .iter()
+            .filter(|v| v.idle > 0 && !v.metered && !v.probation)
+            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)))
+        else {
+            return false;
+        };
+        let worth = |view: &View| {
+            let (_, lease) = self
+                .ledger
+                .of_lane(view.id)
+                .filter(|(_, l)| l.rival.is_none())
+                .max_by_key(|(_, l)| l.left.len())?;
+            let left = lease.left.len() as f64;
+            let mine = thief.lead + left / thief.rate;
+            let doubled = (view.rate * thief.lead).min(left);
+            let gains = view.eta() >= self.config.race_gain * mine
+                && view.eta() - mine >= self.config.steal_after.as_secs_f64();
+            (gains && doubled <= budget).then_some(view.eta() - mine)
+        };
+        let best = plan
+            .lanes
+            .iter()
+            .filter(|v| v.id != thief.id && v.leases > 0)
+            .filter_map(|v| Some((worth(v)?, v.id)))
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        let against = best.and_then(|(_, lane)| {
+            self.ledger
+                .of_lane(lane)
+                .filter(|(_, l)| l.rival.is_none())
+                .max_by_key(|(_, l)| l.left.len())
+                .map(|(id, _)| id)
+        });
+        against.is_some_and(|id| self.start_race(thief.id, id, now))
+    }
+
+    fn start(&mut self, id: LaneId, size: u64, now: Instant) -> bool {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return false;
+        };
+        let Some((lease, range)) = self.ledger.take(id, size, lane.warm > 0, now) else {
+            return false;
+        };
+        lane.lease_started();
+        self.actions.push_back(Action::Start {
+            lease,
+            lane: id,
+            range,
+        });
+        true
+    }
+
+    fn start_race(&mut self, id: LaneId, against: LeaseId, now: Instant) -> bool {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return false;
+        };
+        let Some((lease, range)) = self.ledger.race(against, id, lane.warm > 0, now) else {
+            return false;
+        };
+        lane.lease_started();
+        self.actions.push_back(Action::Start {
+            lease,
+            lane: id,
+            range,
+        });
+        true
+    }
+
+    /// Ends a lease, its bytes are free again, and says so.
+    pub(super) fn cancel(&mut self, id: LeaseId, now: Instant) {
+        if self.end_lease(id, now) {
+            self.actions.push_back(Action::Cancel { lease: id });
+        }
+    }
+
+    /// Each round starts a lease or takes from one; both are bounded by slots.
+    fn round_limit(&self) -> usize {
+        4 * self.lanes.values().map(|l| l.slots).sum::<usize>() + 4
+    }
+}

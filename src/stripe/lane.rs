@@ -1,0 +1,368 @@
+//! What is known about one lane: how fast it is, how long a request takes, and whether it may be used now.
+//!
+//! The rate is an exponentially weighted mean of 250 ms windows over *all* bytes of the lane (rates of single
+//! connections mislead), empty windows counted while a lease flows. Time without a flowing lease is not the lane's
+//! fault and is not counted.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use super::Config;
+use super::LaneSpec;
+use super::config::*;
+
+/// A lane idle or silent for longer than this many windows gets one estimate for all of them.
+const MAX_WINDOWS_AT_ONCE: u32 = 40;
+
+/// Whether a lane may be given work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Open,
+    /// No new leases until then; those under way go on.
+    Waiting(Instant),
+    Never,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    pub(super) spec: LaneSpec,
+    pub(super) slots: usize,
+    refused: Option<Instant>,
+    pub(super) standing: Standing,
+    strikes: u32,
+    parks: u32,
+    origin_pauses: u32,
+    last_failure: Option<Instant>,
+    /// Was parked and has to finish one small lease before it is trusted again.
+    pub(super) probation: bool,
+
+    rate: Option<f64>,
+    windows: u32,
+    /// In TCP's slow start: each window brought far more than the one before.
+    ramping: bool,
+    window_start: Instant,
+    window_bytes: u64,
+    /// Leases that have brought their first byte.
+    pub(super) flowing: usize,
+    /// All leases.
+    pub(super) leases: usize,
+    /// Connections that are open and have no lease.
+    pub(super) warm: usize,
+    pub(super) last_byte: Option<Instant>,
+    latency: Option<f64>,
+    setup: Option<f64>,
+    /// Bytes it brought that were new.
+    pub(super) bytes: u64,
+}
+
+impl Lane {
+    pub(super) fn new(spec: LaneSpec, now: Instant) -> Self {
+        let slots = spec.slots.clamp(1, MAX_LANE_SLOTS);
+        let latency = (!spec.latency.is_zero()).then_some(spec.latency.as_secs_f64());
+        Self {
+            slots,
+            refused: None,
+            standing: Standing::Open,
+            strikes: 0,
+            parks: 0,
+            origin_pauses: 0,
+            last_failure: None,
+            probation: false,
+            rate: None,
+            windows: 0,
+            ramping: true,
+            window_start: now,
+            window_bytes: 0,
+            flowing: 0,
+            leases: 0,
+            warm: 0,
+            last_byte: None,
+            latency,
+            setup: None,
+            bytes: 0,
+            spec,
+        }
+    }
+
+    /// Bytes a second: measured, or the hint.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.rate
+            .or(self.spec.hint.map(|r| r.as_bytes_f64()))
+            .map(|r| r.max(RATE_FLOOR))
+    }
+
+    /// The rate to expect soon.
+    pub(super) fn expected_rate(&self) -> Option<f64> {
+        let ahead = if self.ramping && self.rate.is_some() {
+            RAMP_AHEAD
+        } else {
+            1.0
+        };
+        self.rate().map(|rate| rate * ahead)
+    }
+
+    /// Whether its rate is measured and no longer that of slow start.
+    pub(super) fn is_steady(&self) -> bool {
+        self.rate.is_some() && !self.ramping
+    }
+
+    /// Whether its own bytes have been measured for at least one window.
+    pub(super) fn is_measured(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// Seconds from a request on an open connection to its first byte.
+    pub(super) fn latency(&self) -> f64 {
+        self.latency
+            .unwrap_or_else(|| self.setup.map_or(DEFAULT_LATENCY, |s| s / SETUP_ROUND_TRIPS))
+    }
+
+    /// Seconds until the first byte of a lease given now.
+    pub(super) fn lead(&self) -> f64 {
+        if self.warm > 0 {
+            self.latency()
+        } else {
+            self.setup()
+        }
+    }
+
+    /// Seconds until the first byte over a new connection.
+    pub(super) fn setup(&self) -> f64 {
+        self.setup.unwrap_or(SETUP_ROUND_TRIPS * self.latency())
+    }
+
+    pub(super) fn idle_slots(&self) -> usize {
+        let slots = if self.probation { 1 } else { self.slots };
+        match self.standing {
+            Standing::Open => slots.saturating_sub(self.leases),
+            Standing::Waiting(_) | Standing::Never => 0,
+        }
+    }
+
+    pub(super) fn is_usable(&self) -> bool {
+        self.standing == Standing::Open
+    }
+
+    /// A lease was given; says whether it meets an open connection.
+    pub(super) fn lease_started(&mut self) -> bool {
+        self.leases += 1;
+        let warm = self.warm > 0;
+        self.warm -= usize::from(warm);
+        warm
+    }
+
+    /// The first byte of a lease came `after` its start.
+    pub(super) fn first_byte(&mut self, after: Duration, warm: bool, now: Instant) {
+        let sample = after.as_secs_f64();
+        let known = if warm { &mut self.latency } else { &mut self.setup };
+        // The smaller of two is nearer to the truth: the rest is queue.
+        *known = Some(known.map_or(sample, |k| {
+            if sample < k {
+                sample
+            } else {
+                k + 0.2 * (sample - k)
+            }
+        }));
+        self.flow_began(now);
+    }
+
+    /// A lease that flows already.
+    pub(super) fn adopted(&mut self, now: Instant) {
+        self.leases += 1;
+        self.flow_began(now);
+    }
+
+    /// The caller knows better now.
+    pub(super) fn respec(&mut self, spec: LaneSpec) {
+        if self.refused.is_none() {
+            self.slots = spec.slots.clamp(1, MAX_LANE_SLOTS);
+        }
+        self.spec = spec;
+    }
+
+    /// The most leases it may ever have.
+    pub(super) fn slot_limit(&self) -> usize {
+        MAX_LANE_SLOTS
+    }
+
+    fn flow_began(&mut self, now: Instant) {
+        self.roll(now);
+        if self.flowing == 0 {
+            self.window_start = now;
+            self.window_bytes = 0;
+        }
+        self.flowing += 1;
+    }
+
+    pub(super) fn add_bytes(&mut self, n: u64, new: u64, now: Instant) {
+        self.roll(now);
+        self.window_bytes += n;
+        self.bytes += new;
+        self.last_byte = Some(now);
+    }
+
+    /// A lease is over. `finished`: its connection can be used again.
+    pub(super) fn lease_ended(&mut self, flowed: bool, finished: bool, now: Instant) {
+        self.roll(now);
+        self.leases = self.leases.saturating_sub(1);
+        self.flowing = self.flowing.saturating_sub(usize::from(flowed));
+        if self.flowing == 0 {
+            self.close_window(now);
+        }
+        if finished {
+            self.warm += 1;
+            self.strikes = 0;
+            self.origin_pauses = 0;
+            if self.probation {
+                self.probation = false;
+            } else {
+                self.parks = 0;
+            }
+        }
+    }
+
+    /// Closes the windows that are over.
+    pub(super) fn roll(&mut self, now: Instant) {
+        if self.flowing == 0 {
+            return;
+        }
+        let mut closed = 0;
+        while now >= self.window_start + self.window() {
+            let window = self.window();
+            self.sample(self.window_bytes as f64 / window.as_secs_f64(), 1.0);
+            self.window_bytes = 0;
+            self.window_start += window;
+            closed += 1;
+            if closed == MAX_WINDOWS_AT_ONCE {
+                self.window_start = now;
+            }
+        }
+    }
+
+    fn window(&self) -> Duration {
+        // Bytes come in bursts, one a round trip.
+        if self.windows < 2 {
+            FIRST_WINDOW.max(secs(self.latency())).min(WINDOW)
+        } else {
+            WINDOW
+        }
+    }
+
+    /// The last flowing lease ended inside a window: what there is of it counts for its length.
+    fn close_window(&mut self, now: Instant) {
+        let part = now.saturating_duration_since(self.window_start).as_secs_f64() / WINDOW.as_secs_f64();
+        if part > 0.1 {
+            self.sample(
+                self.window_bytes as f64 / (part * WINDOW.as_secs_f64()),
+                part.min(1.0),
+            );
+        }
+        self.window_bytes = 0;
+        self.window_start = now;
+    }
+
+    fn sample(&mut self, sample: f64, weight: f64) {
+        self.windows = self.windows.saturating_add(1);
+        let grew = self.rate.is_none_or(|rate| sample > RAMP_GROWTH * rate);
+        self.ramping &= grew && self.windows <= RAMP_WINDOWS;
+        self.rate = Some(match self.rate {
+            None => sample,
+            Some(rate) if self.windows <= RAMP_WINDOWS && sample > rate => sample,
+            Some(rate) => rate + weight * RATE_ALPHA * (sample - rate),
+        });
+    }
+
+    /// Since when nothing has come although something should, given the oldest lease's start.
+    pub(super) fn silent_since(&self, oldest: Instant) -> Instant {
+        self.last_byte.map_or(oldest, |b| b.max(oldest))
+    }
+
+    /// How long it may be silent.
+    pub(super) fn patience(&self, config: &Config) -> Duration {
+        let chunk = STALL_CHUNK / self.rate().unwrap_or(DEFAULT_RATE);
+        if self.flowing > 0 {
+            config
+                .stall
+                .max(secs(chunk.min(4.0 * config.stall.as_secs_f64())))
+        } else {
+            config
+                .first_byte
+                .max(secs(8.0 * self.latency()))
+                .max(secs(2.0 * self.setup()))
+        }
+    }
+
+    /// A connection broke: a strike, and a park on the third. `jitter` 0..1 spreads lanes that fail together.
+    pub(super) fn strike(&mut self, config: &Config, jitter: f64, now: Instant) {
+        let same = self
+            .last_failure
+            .is_some_and(|t| now.saturating_duration_since(t) < STRIKE_PAUSE);
+        self.last_failure = Some(now);
+        if same {
+            return;
+        }
+        self.strikes += 1;
+        if self.strikes >= MAX_STRIKES || self.probation {
+            self.park(config, jitter, now);
+        } else {
+            self.wait_until(now + STRIKE_PAUSE);
+        }
+    }
+
+    /// Parks it, each time for longer, and lets it prove itself with one small lease afterwards.
+    pub(super) fn park(&mut self, config: &Config, jitter: f64, now: Instant) {
+        let time = config.park * 2u32.saturating_pow(self.parks.min(16));
+        self.parks += 1;
+        self.strikes = 0;
+        self.warm = 0;
+        self.windows = 0;
+        self.ramping = true;
+        self.probation = true;
+        self.wait_until(now + time.min(config.max_park).mul_f64(1.0 + 0.1 * jitter));
+    }
+
+    /// The origin wants less of this lane.
+    pub(super) fn refused(&mut self, retry_after: Option<Duration>, config: &Config, now: Instant) {
+        self.slots = (self.slots / 2).max(1);
+        self.refused = Some(now);
+        self.wait_until(now + retry_after.unwrap_or(config.park));
+    }
+
+    /// The origin failed: nobody's strike, a pause that grows.
+    pub(super) fn origin_failed(&mut self, now: Instant) {
+        let pause = ORIGIN_PAUSE * 2u32.saturating_pow(self.origin_pauses.min(16));
+        self.origin_pauses += 1;
+        self.wait_until(now + pause.min(MAX_ORIGIN_PAUSE));
+    }
+
+    fn wait_until(&mut self, until: Instant) {
+        self.standing = match self.standing {
+            Standing::Open => Standing::Waiting(until),
+            Standing::Waiting(t) => Standing::Waiting(t.max(until)),
+            Standing::Never => Standing::Never,
+        };
+    }
+
+    /// Lets waits end and slots come back. Says whether it changed what the lane may do.
+    pub(super) fn recover(&mut self, now: Instant) -> bool {
+        let mut changed = false;
+        if matches!(self.standing, Standing::Waiting(t) if t <= now) {
+            self.standing = Standing::Open;
+            changed = true;
+        }
+        if self
+            .refused
+            .is_some_and(|t| now.saturating_duration_since(t) >= SLOT_RECOVERY)
+        {
+            self.slots = (self.slots + 1).min(self.spec.slots.clamp(1, MAX_LANE_SLOTS));
+            self.refused = (self.slots < self.spec.slots.clamp(1, MAX_LANE_SLOTS)).then_some(now);
+            changed = true;
+        }
+        changed
+    }
+}
+
+/// Seconds as a duration; what is no time at all, or not a number, is zero.
+pub(super) fn secs(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
+}

@@ -1,0 +1,214 @@
+//! A download against an evil origin, with lanes that are loopback addresses.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tempfile::TempDir;
+use tokio::net::TcpSocket;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tributary::download::{Context, Destination, DownloadError, Job, Outcome, Progress, config_with, run};
+use tributary::lane::{DialError, Lane, LaneInfo, LaneSet, Target, Tunnel};
+use tributary::task::Tasks;
+use tributary::types::{LaneId, LineId, PeerId, UplinkKind};
+use url::Url;
+
+use super::{FIRST_LANE, Origin, Reply, Request, Tls};
+
+/// No test takes longer than this; one that does hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A lane that leaves from 127.0.0.(10 + n). Names resolve to `resolves`.
+#[derive(Debug)]
+pub(crate) struct TestLane {
+    info: LaneInfo,
+    source: Ipv4Addr,
+    resolves: Ipv4Addr,
+    /// Dials never answer.
+    pub(crate) dead: AtomicBool,
+    pub(crate) dials: AtomicUsize,
+}
+
+impl TestLane {
+    /// Lane 0 is an own uplink, the others are lent by peers.
+    pub(crate) fn new(n: u8) -> Arc<Self> {
+        Self::resolving(n, Ipv4Addr::LOCALHOST)
+    }
+
+    /// One that resolves all names to this address.
+    pub(crate) fn resolving(n: u8, resolves: Ipv4Addr) -> Arc<Self> {
+        Self::with(n, resolves, |_| {})
+    }
+
+    pub(crate) fn with(n: u8, resolves: Ipv4Addr, change: impl FnOnce(&mut LaneInfo)) -> Arc<Self> {
+        let mut info = LaneInfo {
+            id: LaneId(u64::from(n)),
+            peer: (n > 0).then_some(PeerId([n; 32])),
+            owner: if n > 0 {
+                format!("peer {n}")
+            } else {
+                "this device".into()
+            },
+            uplink: "test0".into(),
+            kind: UplinkKind::Wired,
+            metered: false,
+            line: LineId([n; 8]),
+            hint: None,
+        };
+        change(&mut info);
+        Arc::new(Self {
+            info,
+            source: Ipv4Addr::new(127, 0, 0, FIRST_LANE + n),
+            resolves,
+            dead: AtomicBool::new(false),
+            dials: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl Lane for TestLane {
+    fn info(&self) -> &LaneInfo {
+        &self.info
+    }
+
+    fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Tunnel, DialError>> {
+        async move {
+            self.dials.fetch_add(1, Ordering::Relaxed);
+            if self.dead.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            let to = target.pin.unwrap_or(IpAddr::V4(self.resolves));
+            let address = SocketAddr::new(to, target.port);
+            let socket = TcpSocket::new_v4().map_err(DialError::Connect)?;
+            socket.bind((self.source, 0).into()).map_err(DialError::Connect)?;
+            let stream = socket.connect(address).await.map_err(DialError::Connect)?;
+            stream.set_nodelay(true).map_err(DialError::Connect)?;
+            Ok(Tunnel {
+                stream: Box::new(stream),
+                address,
+            })
+        }
+        .boxed()
+    }
+}
+
+/// An origin, lanes, and a directory for the file.
+pub(crate) struct Bench {
+    pub(crate) origin: Origin,
+    pub(crate) lanes: watch::Sender<LaneSet>,
+    pub(crate) directory: TempDir,
+    pub(crate) stop: CancellationToken,
+    pub(crate) progress: watch::Sender<Progress>,
+    pub(crate) job: Job,
+}
+
+impl Bench {
+    /// With `lanes` lanes and an HTTPS origin that answers as scripted.
+    pub(crate) async fn new(lanes: u8, script: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::with_tls(Tls::Good, lanes, script).await
+    }
+
+    pub(crate) async fn with_tls(
+        tls: Tls,
+        lanes: u8,
+        script: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let origin = Origin::start(tls, script).await;
+        let set: Vec<Arc<dyn Lane>> = (0..lanes).map(|n| TestLane::new(n) as Arc<dyn Lane>).collect();
+        let scheme = if tls == Tls::Off { "http" } else { "https" };
+        let url = format!("{scheme}://origin.test:{}/file.bin", origin.port);
+        Self {
+            job: Job {
+                url: Url::parse(&url).unwrap(),
+                headers: Vec::new(),
+                sha256: None,
+                pool: true,
+            },
+            origin,
+            lanes: watch::channel(Arc::new(set)).0,
+            directory: TempDir::new().unwrap(),
+            stop: CancellationToken::new(),
+            progress: watch::channel(Progress::default()).0,
+        }
+    }
+
+    /// Uses these lanes from now on.
+    pub(crate) fn set_lanes(&self, lanes: Vec<Arc<TestLane>>) {
+        let set: Vec<Arc<dyn Lane>> = lanes.into_iter().map(|lane| lane as Arc<dyn Lane>).collect();
+        self.lanes.send_replace(Arc::new(set));
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().join("file.bin")
+    }
+
+    /// Runs the download to its end.
+    pub(crate) async fn get(&self) -> Result<Outcome, DownloadError> {
+        let tasks = Tasks::new();
+        let context = Context {
+            lanes: self.lanes.subscribe(),
+            tls: Arc::new(config_with(self.origin.roots.clone()).unwrap()),
+            tasks: tasks.clone(),
+        };
+        let to = Destination::Directory(self.directory.path().to_owned());
+        let running = run(
+            self.job.clone(),
+            to,
+            context,
+            self.progress.clone(),
+            self.stop.clone(),
+        );
+        let result = tokio::time::timeout(LIMIT, running)
+            .await
+            .expect("the download hangs");
+        assert!(tasks.stop(Duration::from_secs(5)).await, "tasks are left");
+        result
+    }
+
+    /// Runs the download; the file must be exactly `data`, with nothing left beside it.
+    pub(crate) async fn get_exactly(&self, data: &[u8]) -> Outcome {
+        let outcome = self.get().await.expect("the download failed");
+        let got = std::fs::read(&outcome.path).unwrap();
+        assert_eq!(got.len(), data.len(), "length");
+        let wrong = got.iter().zip(data).position(|(a, b)| a != b);
+        assert_eq!(wrong, None, "first wrong byte");
+        assert_eq!(outcome.bytes, data.len() as u64);
+        let files: Vec<_> = std::fs::read_dir(self.directory.path())
+            .unwrap()
+            .map(|f| f.unwrap().file_name())
+            .collect();
+        assert_eq!(files.len(), 1, "left behind: {files:?}");
+        outcome
+    }
+
+    /// No file has the final name.
+    pub(crate) fn assert_no_file(&self) {
+        assert!(!self.path().exists(), "a file has the final name");
+    }
+}
+
+/// Bytes that differ everywhere, the same for the same seed.
+pub(crate) fn content(len: usize, seed: u64) -> Arc<Vec<u8>> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut data = Vec::with_capacity(len + 8);
+    while data.len() < len {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        data.extend_from_slice(&(state >> 8).to_le_bytes());
+    }
+    data.truncate(len);
+    Arc::new(data)
+}
+
+pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
+    ring::digest::digest(&ring::digest::SHA256, data)
+        .as_ref()
+        .try_into()
+        .unwrap()
+}
