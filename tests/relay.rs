@@ -1,5 +1,11 @@
 //! A borrower's lane over a real link to a real relay: what it gets, what it is refused, what breaking off does.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking"
+)]
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

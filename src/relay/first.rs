@@ -64,22 +64,23 @@ where
     T: AsyncRead + Unpin,
 {
     let mut bytes = Vec::new();
-    while protocol != Protocol::Any {
-        let room = MAX_FIRST - bytes.len();
+    if protocol == Protocol::Any {
+        return Ok(bytes);
+    }
+    loop {
         let mut part = [0; STEP];
-        let most = STEP.min(room);
-        match tunnel.read(&mut part[..most]).await? {
+        let room = STEP.min(MAX_FIRST - bytes.len());
+        match tunnel.read(&mut part[..room]).await? {
             0 if room == 0 => return Err(foreign()),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             n => bytes.extend_from_slice(&part[..n]),
         }
         match protocol.judge(&bytes, host) {
-            Verdict::Right => break,
+            Verdict::Right => return Ok(bytes),
             Verdict::More => {}
             Verdict::Wrong => return Err(foreign()),
         }
     }
-    Ok(bytes)
 }
 
 fn foreign() -> io::Error {
