@@ -125,7 +125,8 @@ async fn http_16_an_origin_with_a_limit_of_one_connection_is_obeyed_after_the_fi
             .iter()
             .filter(|(r, s)| r.lane == lane && *s == 429)
             .count();
-        assert!(refused <= 2, "lane {lane} was refused {refused} times");
+        // Both connections may be refused at once, and the origin may count one that was dropped just now.
+        assert!(refused <= 3, "lane {lane} was refused {refused} times");
     }
 }
 
