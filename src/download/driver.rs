@@ -129,6 +129,8 @@ struct Doubt {
     at: u64,
     /// The lane asked the very server that the home lane asked.
     pinned: bool,
+    /// Only the length was compared.
+    tolerant: bool,
 }
 
 #[derive(Debug)]

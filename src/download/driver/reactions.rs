@@ -39,8 +39,8 @@ impl Driver {
                     return Ok(None);
                 };
                 let lane = worker.lane;
-                if let End::OtherGeneration { pinned } = end {
-                    self.doubt(lease, Doubt { at, pinned });
+                if let End::OtherGeneration { pinned, tolerant } = end {
+                    self.doubt(lease, Doubt { at, pinned, tolerant });
                     return Ok(None);
                 }
                 self.forget(lease);
@@ -183,7 +183,7 @@ impl Driver {
         };
         if !doubt.pinned {
             member.route.pin(self.address);
-        } else if self.shared.job.sha256.is_some() && !member.any_version {
+        } else if self.shared.job.sha256.is_some() && !doubt.tolerant {
             member.any_version = true;
         } else if is_home {
             let text = "the origin's versions take turns".to_owned();
