@@ -37,6 +37,7 @@ mod net;
 pub mod ns;
 mod peer;
 mod process;
+mod report;
 mod wire;
 
 use std::fmt::Display;
@@ -61,6 +62,7 @@ pub use ns::Namespace;
 pub use origin::Options;
 pub use peer::{Peer, wait_for};
 pub use process::{Finished, Memory, Process, cpu, machine_cpu, memory};
+pub use report::{lanes, peers};
 pub use wire::{Carried, Uplink, Wire, uplink};
 
 /// Where the LAN's switch has its ports.
@@ -206,6 +208,17 @@ impl Lab {
         let mut command = Command::new(program);
         self.internet.prepare(&mut command).unwrap();
         command
+    }
+
+    /// Lets the switch pass multicast on, or not: as many access points do not. Whoever is there already keeps the
+    /// addresses that it knows.
+    #[track_caller]
+    pub fn lan_multicast(&self, passes: bool) {
+        for peer in &self.peers {
+            self.switch
+                .run(|| net::flood_multicast(&peer.port, passes))
+                .unwrap();
+        }
     }
 
     /// What all wires have carried so far.

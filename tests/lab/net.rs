@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::route::RouteScope;
-use rtnetlink::{Error, Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tributary::task::Tasks;
 
 use super::ns::Namespace;
@@ -73,6 +73,12 @@ pub fn set_up(name: &str, up: bool) -> io::Result<()> {
     let link = LinkUnspec::new_with_index(index(name)?);
     let link = if up { link.up() } else { link.down() };
     netlink(async |handle| handle.link().set(link.build()).execute().await)
+}
+
+/// Whether a switch's port is sent what comes in for many.
+pub fn flood_multicast(port: &str, passes: bool) -> io::Result<()> {
+    let port = LinkBridgePort::new(index(port)?).mcast_flood(passes).build();
+    netlink(async |handle| handle.link().set_port(port).execute().await)
 }
 
 /// Gives a TUN device a queue that does not lose what the forwarder has not read yet, and sets it up. Wires know IPv4

@@ -148,6 +148,11 @@ impl Process {
         finished
     }
 
+    /// Waits for its end until `deadline`; it may go on after that.
+    pub fn wait_until(&mut self, deadline: Instant) -> Option<Finished> {
+        self.poll_until(deadline)
+    }
+
     /// What it has written to standard output so far.
     pub fn stdout(&self) -> String {
         read(&self.stdout)
