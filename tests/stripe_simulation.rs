@@ -86,11 +86,7 @@ fn run_pool(seed: u64) -> Row {
     let ideal = pools::ideal(&pool);
     let physical = pools::physical(&pool.lines, pool.size, 2);
     let out = Sim::new(&pool.lines, pool.size, seed).run(40.0 * ideal + 100.0);
-    let best = pool
-        .lines
-        .iter()
-        .map(|l| pools::physical(std::slice::from_ref(l), pool.size, 1))
-        .fold(f64::INFINITY, f64::min);
+    let best = pools::best_alone(&pool, 1.1 * out.seconds);
     Row {
         seed,
         strict: out.seconds / ideal,
@@ -178,7 +174,7 @@ fn random_pools_finish_close_to_the_ideal() {
         );
     }
     quantiles(
-        "time / best lane alone, one connection",
+        "time / best lane alone (below 0.91: not measured)",
         rows.iter().map(|r| r.best).collect(),
     );
     quantiles(
@@ -197,7 +193,7 @@ fn random_pools_finish_close_to_the_ideal() {
         rows.iter().map(|r| r.waste).collect(),
     );
     rows.sort_by(|a, b| b.physical.total_cmp(&a.physical));
-    for r in rows.iter().take(12) {
+    for r in rows.iter().filter(|r| r.seconds >= 3.0).take(6) {
         println!(
             "slow: seed {} size {} s {:.2} physical {:.3} strict {:.3} best {:.3} waste {:.4}",
             r.seed,

@@ -53,6 +53,9 @@ const GIVE_UP: Duration = Duration::from_secs(120);
 /// A lane whose answers were the origin's fault so often in a row has nothing to hope for.
 const MAX_FAULTS: u32 = 4;
 
+/// Why a lane is left out that could serve.
+const TOO_MANY: &str = "enough lanes are at work: one origin gets 16 connections at most";
+
 /// How a striped run ended, if not by an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -126,6 +129,8 @@ struct Doubt {
     at: u64,
     /// The lane asked the very server that the home lane asked.
     pinned: bool,
+    /// Only the length was compared.
+    tolerant: bool,
 }
 
 #[derive(Debug)]
@@ -200,7 +205,12 @@ impl Driver {
             let part = self.part.clone();
             let _ = self.shared.tasks.blocking(move || part.sync().map(|_| ())).await;
         }
-        self.publish(Phase::Finishing);
+        let is_complete = matches!(result, Ok(Ending::Complete));
+        self.publish(if is_complete {
+            Phase::Finishing
+        } else {
+            Phase::Asking
+        });
         result
     }
 
@@ -375,8 +385,10 @@ impl Driver {
 
     /// Everything is written: wait for the sync under way, verify, give the final name.
     async fn finish(&mut self) -> Result<Ending, DownloadError> {
+        for lease in self.workers.keys().copied().collect::<Vec<_>>() {
+            self.forget(lease);
+        }
         self.publish(Phase::Finishing);
-        self.workers.clear();
         self.fetch.sink.settle().await;
         if let Some(syncing) = self.syncing.take()
             && let Ok(synced) = syncing.await
@@ -419,7 +431,11 @@ impl Driver {
         let snapshot = self.scheduler.snapshot(Instant::now());
         let of = |id: LaneId| snapshot.lanes.iter().find(|l| l.lane == id);
         let used = self.members.iter().map(|(&id, m)| m.progress(of(id)));
-        let lanes = used.chain(self.choice.unused.iter().map(unused)).collect();
+        let idle = self.choice.used.iter().map(|lane| lane.info());
+        let idle = idle.filter(|info| !self.members.contains_key(&info.id));
+        let idle = idle.map(|info| unused(info, TOO_MANY));
+        let others = self.choice.unused.iter().map(|(info, why)| unused(info, why));
+        let lanes = used.chain(idle).chain(others).collect();
         self.progress.send_modify(|p| {
             p.phase = phase;
             p.total = Some(snapshot.total);

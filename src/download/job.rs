@@ -12,6 +12,7 @@ use hyper::header::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::answer::{Known, Verdict, Why, media};
 use super::ask::Question;
@@ -108,7 +109,7 @@ fn either(stop: &CancellationToken, tasks: &Tasks) -> CancellationToken {
 
 fn check(job: &Job) -> Result<(), DownloadError> {
     let wrong = |why: &str| DownloadError::Url {
-        url: job.url.to_string(),
+        url: without_password(&job.url),
         why: why.to_owned(),
     };
     if !matches!(job.url.scheme(), "http" | "https") {
@@ -121,6 +122,14 @@ fn check(job: &Job) -> Result<(), DownloadError> {
         Some((name, _)) => Err(DownloadError::Header(name.to_string())),
         None => Ok(()),
     }
+}
+
+/// Messages get into logs.
+fn without_password(url: &Url) -> String {
+    let mut url = url.clone();
+    // Fails only for URLs that cannot have one.
+    let _ = url.set_password(None);
+    url.to_string()
 }
 
 struct Run {

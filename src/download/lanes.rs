@@ -17,6 +17,7 @@ use crate::lane::LaneInfo;
 use crate::stripe;
 use crate::stripe::LaneSnapshot;
 use crate::types::LaneId;
+use crate::types::LineId;
 use crate::types::Rate;
 use crate::types::UplinkKind;
 
@@ -34,7 +35,7 @@ pub(super) fn choose(lanes: &[Arc<dyn Lane>], job: &Job) -> Choice {
     let mut ordered: Vec<_> = lanes.iter().collect();
     ordered.sort_by_key(|lane| preference(lane.info()));
     let mut choice = Choice::default();
-    let mut lines: Vec<(crate::types::LineId, String)> = Vec::new();
+    let mut lines: Vec<(LineId, String)> = Vec::new();
     for lane in ordered {
         let info = lane.info();
         let why_not = if info.peer.is_some() && !job.pool {
@@ -152,16 +153,104 @@ impl Member {
 }
 
 /// What is shown of a lane that is not used.
-pub(super) fn unused((info, why): &(LaneInfo, String)) -> LaneProgress {
+pub(super) fn unused(info: &LaneInfo, why: &str) -> LaneProgress {
     LaneProgress {
         info: info.clone(),
         rate: Rate::default(),
         bytes: 0,
-        state: LaneState::Idle(why.clone()),
+        state: LaneState::Idle(why.to_owned()),
     }
 }
 
 /// Whether a lane with this id is among those.
 pub(super) fn has(lanes: &[Arc<dyn Lane>], id: LaneId) -> bool {
     lanes.iter().any(|lane| lane.info().id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::BoxFuture;
+    use url::Url;
+
+    use super::*;
+    use crate::lane::DialError;
+    use crate::lane::Target;
+    use crate::lane::Tunnel;
+    use crate::types::PeerId;
+
+    #[derive(Debug)]
+    struct Paper(LaneInfo);
+
+    impl Lane for Paper {
+        fn info(&self) -> &LaneInfo {
+            &self.0
+        }
+
+        fn dial<'a>(&'a self, _: &'a Target) -> BoxFuture<'a, Result<Tunnel, DialError>> {
+            Box::pin(async { Err(DialError::LaneGone) })
+        }
+    }
+
+    /// A lane with its own line, lent where `id` is 10 or more.
+    fn lane(id: u64, change: impl FnOnce(&mut LaneInfo)) -> Arc<dyn Lane> {
+        let mut info = LaneInfo {
+            id: LaneId(id),
+            peer: (id >= 10).then_some(PeerId([1; 32])),
+            owner: format!("owner-{id}"),
+            uplink: "up0".into(),
+            kind: UplinkKind::Wired,
+            metered: false,
+            line: LineId(id.to_be_bytes()),
+            hint: None,
+        };
+        change(&mut info);
+        Arc::new(Paper(info))
+    }
+
+    fn job(url: &str) -> Job {
+        Job {
+            url: Url::parse(url).unwrap(),
+            headers: Vec::new(),
+            sha256: None,
+            pool: true,
+        }
+    }
+
+    fn used(lanes: &[Arc<dyn Lane>], job: &Job) -> Vec<u64> {
+        choose(lanes, job).used.iter().map(|l| l.info().id.0).collect()
+    }
+
+    #[test]
+    fn the_home_lane_is_the_best_own_uplink_or_the_first_lent_one() {
+        let mbit = |n: u64| Some(Rate::bits(n * 1_000_000));
+        let lanes = [
+            lane(10, |l| l.hint = mbit(900)),
+            lane(1, |l| l.metered = true),
+            lane(2, |l| l.hint = mbit(20)),
+            lane(3, |l| l.hint = mbit(50)),
+            lane(4, |l| l.kind = UplinkKind::Wireless),
+        ];
+        assert_eq!(used(&lanes, &job("https://a.example/")), [3, 2, 4, 1, 10]);
+        assert_eq!(used(&lanes[..1], &job("https://a.example/")), [10]);
+    }
+
+    #[test]
+    fn of_the_lanes_on_one_line_the_preferred_one_is_used() {
+        let same = |l: &mut LaneInfo| l.line = LineId([9; 8]);
+        let lanes = [lane(10, same), lane(2, same), lane(11, |_| {})];
+        let choice = choose(&lanes, &job("https://a.example/"));
+        assert_eq!(used(&lanes, &job("https://a.example/")), [2, 11]);
+        assert_eq!(choice.unused[0].1, "shares the line of owner-2 up0");
+    }
+
+    #[test]
+    fn http_19_lent_lanes_carry_plain_http_only_with_a_digest() {
+        let lanes = [lane(1, |_| {}), lane(10, |_| {})];
+        let mut plain = job("http://a.example/");
+        assert_eq!(used(&lanes, &plain), [1]);
+        plain.sha256 = Some([0; 32]);
+        assert_eq!(used(&lanes, &plain), [1, 10]);
+        plain.pool = false;
+        assert_eq!(used(&lanes, &plain), [1]);
+    }
 }

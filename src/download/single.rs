@@ -139,7 +139,7 @@ impl Show<'_> {
         };
         let lanes = std::iter::once(working)
             .chain(idle)
-            .chain(choice.unused.iter().map(unused));
+            .chain(choice.unused.iter().map(|(info, why)| unused(info, why)));
         let lanes = lanes.collect();
         self.progress.send_modify(|p| {
             p.phase = Phase::Single;

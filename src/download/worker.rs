@@ -57,6 +57,8 @@ pub(super) enum End {
     OtherGeneration {
         /// From the very address that the lane was pinned to.
         pinned: bool,
+        /// Only the length was compared, and even that is another one.
+        tolerant: bool,
     },
     /// The disk failed.
     Store(StoreError),
@@ -207,7 +209,10 @@ fn unanswered(error: &AskError) -> End {
 fn rejected(verdict: Verdict, lease: &Lease, pinned: bool) -> End {
     let is_plain = lease.route.shared.job.url.scheme() == "http";
     match verdict {
-        Verdict::Changed(_) | Verdict::Unsatisfied(_) => End::OtherGeneration { pinned },
+        Verdict::Changed(_) | Verdict::Unsatisfied(_) => End::OtherGeneration {
+            pinned,
+            tolerant: lease.known.generation.validator.is_none(),
+        },
         Verdict::Refused { retry_after } => {
             let text = "the origin wants fewer connections over this line".to_owned();
             End::Failed(Failure::Refused { retry_after }, text)

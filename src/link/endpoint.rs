@@ -20,8 +20,9 @@ use super::LinkError;
 const IDLE_TIMEOUT_MS: u32 = 3_500;
 /// Three of them fit into the idle timeout, so two lost in a row do no harm.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
-/// Tunnels one peer may have open: 6 connections on each of two uplinks, and some being replaced.
-const MAX_TUNNELS: u32 = 16;
+/// Streams one peer may have open. Twice what the relay lets one peer use, because quinn tells the other end of freed
+/// streams only by the eighth: a borrower at the relay's limit must still be able to ask, to hear that it is busy.
+const MAX_TUNNELS: u32 = 32;
 /// The control stream, and one spare while it is replaced.
 const MAX_UNI: u32 = 2;
 /// Bandwidth-delay product of gigabit Ethernet at 8 ms, a loaded Wi-Fi's round trip.

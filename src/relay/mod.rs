@@ -1,12 +1,13 @@
 //! The lender's side: opens a connection to an origin for a peer, over one of this device's uplinks, and splices bytes.
 //!
-//! A lender lends only its way out. It never looks into the bytes and keeps none; what it decides is who may be
-//! connected to what: host names only (`name`), of public addresses only (`egress`), few ports, unmetered uplinks, within
-//! limits (`gate`). Invariants: a name is resolved once and only an address of that answer that passed the filter is
+//! A lender lends only its way out, and keeps none of the bytes. What it decides is who may be connected to what: host
+//! names only (`name`), of public addresses only (`egress`), few ports, unmetered uplinks, within limits (`gate`), and
+//! that a borrower speaks to the host it named (`first`). Invariants: a name is resolved once and only an address of that answer that passed the filter is
 //! dialled; everything that ends abnormally is reset at the origin, so that it stops sending at once.
 
 mod cidr;
 mod egress;
+mod first;
 mod gate;
 mod ledger;
 mod name;
@@ -23,7 +24,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -37,6 +38,7 @@ use crate::uplink::limit::{Limited, Limiters};
 use crate::uplink::resolve::{Names, Resolver};
 use crate::uplink::{Network, Uplink};
 
+use first::Protocol;
 use gate::{Full, Gate};
 use ledger::Ledger;
 use splice::End;
@@ -97,6 +99,8 @@ struct Inner {
 struct Origin {
     stream: TcpStream,
     address: SocketAddr,
+    /// As the borrower must name it in its first bytes.
+    host: String,
     uplink: Uplink,
     _place: Place,
 }
@@ -202,6 +206,7 @@ impl Relay {
         Ok(Origin {
             stream,
             address,
+            host: name,
             uplink: uplink.clone(),
             _place: place,
         })
@@ -265,7 +270,7 @@ impl Relay {
             })
     }
 
-    /// Splices until the tunnel's end.
+    /// Judges the first bytes and splices until the tunnel's end.
     async fn carry<T>(&self, peer: PeerId, tunnel: &mut T, origin: Origin) -> End
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -273,7 +278,16 @@ impl Relay {
         let entry = self.0.ledger.opened(peer, &origin.uplink.name);
         let mut stream = Limited::new(origin.stream, self.0.limiters.of(&origin.uplink.name));
         let Limits { idle, life, .. } = self.0.limits;
-        let end = splice::splice(tunnel, &mut stream, &entry, idle, life).await;
+        let protocol = Protocol::on(origin.address.port());
+        let begun = tokio::time::timeout(idle, begin(tunnel, &mut stream, protocol, &origin.host)).await;
+        let end = match begun {
+            Ok(Ok(passed_on)) => {
+                entry.up(passed_on);
+                splice::splice(tunnel, &mut stream, &entry, idle, life).await
+            }
+            Ok(Err(error)) => End::Broken(error),
+            Err(_) => End::Idle,
+        };
         if matches!(end, End::Closed) {
             // What was sent last may still be on its way: no reset. An error would say that there is no connection.
             let _ = socket2::SockRef::from(stream.inner()).set_linger(None);
@@ -316,6 +330,29 @@ impl Relay {
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.0.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Passes the tunnel's first bytes on once they were judged; gives their number.
+async fn begin<T>(
+    tunnel: &mut T,
+    origin: &mut Limited<TcpStream>,
+    protocol: Protocol,
+    host: &str,
+) -> io::Result<u64>
+where
+    T: AsyncRead + Unpin,
+{
+    let mut byte = [0];
+    let bytes = tokio::select! {
+        biased;
+        bytes = first::read(tunnel, protocol, host) => bytes?,
+        // Both of the web's protocols begin with the client: the origin has nothing to say yet, unless that it is gone.
+        early = origin.inner().peek(&mut byte) => {
+            return Err(early.err().unwrap_or_else(|| io::Error::other("the origin ended or spoke first")));
+        }
+    };
+    origin.write_all(&bytes).await?;
+    Ok(bytes.len() as u64)
 }
 
 fn now() -> std::time::Instant {

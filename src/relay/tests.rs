@@ -345,6 +345,60 @@ async fn an_origin_that_refuses_is_told_apart_from_a_name_without_address() {
     );
 }
 
+/// Carries one tunnel as if the port was `port`, with `sent` from the borrower; gives the end and what the origin got.
+async fn carried(port: u16, sent: &[u8]) -> (End, Vec<u8>) {
+    let (listener, real) = origin().await;
+    let relay = relay(&[real], Limits::default(), allowed);
+    let mut origin = relay.reach(PEER, &open(real)).await.unwrap();
+    origin.address.set_port(port);
+    let (mut far, _) = listener.accept().await.unwrap();
+    let (mut borrower, mut tunnel) = duplex(1000);
+    borrower.write_all(sent).await.unwrap();
+    borrower.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    let origin_side = async {
+        let _ = far.read_to_end(&mut got).await;
+        drop(far);
+    };
+    let (end, ()) = tokio::join!(relay.carry(PEER, &mut tunnel, origin), origin_side);
+    assert_eq!(relay.lent().all.up, got.len() as u64);
+    (end, got)
+}
+
+#[tokio::test]
+async fn sec_a8_first_bytes_to_another_host_never_reach_the_origin() {
+    let right = b"GET / HTTP/1.1\r\nHost: origin.demo.test\r\n\r\nmore";
+    let (end, got) = carried(80, right).await;
+    assert!(matches!(end, End::Closed), "{end:?}");
+    assert_eq!(got, right);
+    for port in [80, 443] {
+        let (end, got) = carried(port, b"GET / HTTP/1.1\r\nHost: other.test\r\n\r\n").await;
+        assert!(
+            matches!(&end, End::Broken(e) if e.kind() == io::ErrorKind::InvalidData),
+            "{end:?}"
+        );
+        assert!(got.is_empty());
+    }
+    let (end, got) = carried(8080, b"anything").await;
+    assert!(matches!(end, End::Closed), "{end:?}");
+    assert_eq!(
+        got, b"anything",
+        "a port that the owner opened is for whatever is spoken there"
+    );
+}
+
+#[tokio::test]
+async fn an_origin_that_ends_before_the_borrower_says_anything_is_noticed_at_once() {
+    let (listener, port) = origin().await;
+    let relay = relay(&[port], Limits::default(), allowed);
+    let mut origin = relay.reach(PEER, &open(port)).await.unwrap();
+    origin.address.set_port(443);
+    drop(listener.accept().await.unwrap());
+    let (_borrower, mut tunnel) = duplex(1000);
+    let end = relay.carry(PEER, &mut tunnel, origin).await;
+    assert!(matches!(end, End::Broken(_)), "{end:?}");
+}
+
 /// No connection waits in the listener's queue: loopback has delivered every SYN before `connect` returned.
 async fn nothing_came(listener: &TcpListener) {
     let waiting = tokio::time::timeout(Duration::ZERO, listener.accept()).await;

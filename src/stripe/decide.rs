@@ -114,7 +114,7 @@ impl Scheduler {
         let slack = if thief.is_some() {
             after.max(share * plan.finish)
         } else {
-            (2.0 * after).max(5.0 * share * plan.finish)
+            (2.0 * after).max(4.0 * share * plan.finish)
         };
         let mut late: Vec<&View> = plan
             .lanes

@@ -91,8 +91,8 @@ async fn http_09_a_lane_that_sees_another_edge_is_led_to_the_first_lanes_edge() 
     let other = content(8 * MIB, 7);
     let served = data.clone();
     let edges = move |r: &Request| match r.edge {
-        IpAddr::V4(ip) if ip == Ipv4Addr::LOCALHOST => Reply::honest(r, &served, TAG).rate(8 * MIB),
-        _ => Reply::honest(r, &other, "\"v2\"").rate(8 * MIB),
+        IpAddr::V4(ip) if ip == Ipv4Addr::LOCALHOST => Reply::honest(r, &served, TAG).rate(3 * MIB),
+        _ => Reply::honest(r, &other, "\"v2\"").rate(3 * MIB),
     };
     let bench = Bench::new(0, edges).await;
     bench.set_lanes(vec![
@@ -128,7 +128,7 @@ async fn http_09_with_a_digest_versions_of_one_length_may_mix_and_the_digest_dec
     let served = data.clone();
     let tags = move |r: &Request| {
         let tag = ["\"edge-0\"", "\"edge-1\""][r.lane as usize];
-        Reply::honest(r, &served, tag).rate(8 * MIB)
+        Reply::honest(r, &served, tag).rate(2 * MIB)
     };
     let mut bench = Bench::new(2, tags).await;
     bench.job.sha256 = Some(sha256(&data));
@@ -274,9 +274,33 @@ async fn http_24_an_etag_that_rotates_with_each_request_makes_it_one_stream() {
 async fn http_24_with_a_digest_a_rotating_etag_does_not_hinder_striping() {
     let data = content(8 * MIB, 18);
     let served = data.clone();
-    let rotating = move |r: &Request| Reply::honest(r, &served, &format!("\"{}\"", r.nth)).rate(8 * MIB);
+    let rotating = move |r: &Request| Reply::honest(r, &served, &format!("\"{}\"", r.nth)).rate(3 * MIB);
     let mut bench = Bench::new(2, rotating).await;
     bench.job.sha256 = Some(sha256(&data));
     let outcome = bench.get_exactly(&data).await;
     assert!(outcome.pooled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_22_of_a_part_that_is_complete_only_the_version_is_asked() {
+    let data = content(4 * MIB, 19);
+    let served = data.clone();
+    let bench = Bench::new(2, move |r| Reply::honest(r, &served, TAG).rate(4 * MIB)).await;
+    let mut progress = bench.progress.subscribe();
+    // Somebody takes the final name meanwhile, so all is fetched but cannot be given its name.
+    let squat = async {
+        progress.wait_for(|p| p.done > 0).await.unwrap();
+        std::fs::write(bench.path(), "mine").unwrap();
+    };
+    let (result, ()) = tokio::join!(bench.get(), squat);
+    assert!(matches!(result, Err(DownloadError::Store(_))), "{result:?}");
+    std::fs::remove_file(bench.path()).unwrap();
+    let before = bench.origin.seen().len();
+    let outcome = bench.get_exactly(&data).await;
+    assert_eq!(outcome.resumed, data.len() as u64);
+    let asked: Vec<_> = bench.origin.seen()[before..]
+        .iter()
+        .map(|(r, _)| r.range)
+        .collect();
+    assert_eq!(asked, [Some((data.len() as u64 - 1, data.len() as u64))]);
 }

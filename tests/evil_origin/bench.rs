@@ -1,15 +1,19 @@
 //! A download against an evil origin, with lanes that are loopback addresses.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tributary::download::{Context, Destination, DownloadError, Job, Outcome, Progress, config_with, run};
@@ -31,7 +35,54 @@ pub(crate) struct TestLane {
     resolves: Ipv4Addr,
     /// Dials never answer.
     pub(crate) dead: AtomicBool,
-    pub(crate) dials: AtomicUsize,
+    /// Tunnels that are open, and the most there were at once.
+    open: Arc<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// A tunnel's stream that is counted as long as it lives.
+struct Counted {
+    stream: TcpStream,
+    open: Arc<Open>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.open.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 impl TestLane {
@@ -66,12 +117,17 @@ impl TestLane {
             source: Ipv4Addr::new(127, 0, 0, FIRST_LANE + n),
             resolves,
             dead: AtomicBool::new(false),
-            dials: AtomicUsize::new(0),
+            open: Arc::default(),
         })
     }
 }
 
 impl TestLane {
+    /// The most tunnels that were open at once.
+    pub(crate) fn most_open(&self) -> usize {
+        self.open.most.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn line(&self) -> LineId {
         self.info.line
     }
@@ -84,7 +140,6 @@ impl Lane for TestLane {
 
     fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Tunnel, DialError>> {
         async move {
-            self.dials.fetch_add(1, Ordering::Relaxed);
             if self.dead.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }
@@ -94,8 +149,11 @@ impl Lane for TestLane {
             socket.bind((self.source, 0).into()).map_err(DialError::Connect)?;
             let stream = socket.connect(address).await.map_err(DialError::Connect)?;
             stream.set_nodelay(true).map_err(DialError::Connect)?;
+            let open = self.open.clone();
+            let now = open.now.fetch_add(1, Ordering::Relaxed) + 1;
+            open.most.fetch_max(now, Ordering::Relaxed);
             Ok(Tunnel {
-                stream: Box::new(stream),
+                stream: Box::new(Counted { stream, open }),
                 address,
             })
         }

@@ -56,7 +56,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tributary::demo::origin::{self, Authority};
 use tributary::task::Tasks;
-use tributary::types::ByteSize;
+use tributary::types::{ByteSize, hex};
 
 pub use ns::Namespace;
 pub use origin::Options;
@@ -393,14 +393,13 @@ impl Origin {
     /// The SHA-256 of the file of that size, in hex.
     #[track_caller]
     pub fn sha256(&self, size: &str) -> String {
-        let bytes = size
-            .parse()
-            .unwrap_or_else(|_| size.parse::<ByteSize>().unwrap().0);
-        self.origin
-            .content_sha256(bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hex(&self.origin.content_sha256(self.length(size)))
+    }
+
+    /// How many bytes the file of that size has.
+    #[track_caller]
+    pub fn length(&self, size: &str) -> u64 {
+        size.parse().unwrap_or_else(|_| size.parse::<ByteSize>().unwrap().0)
     }
 
     /// Requests answered so far.

@@ -39,8 +39,8 @@ impl Driver {
                     return Ok(None);
                 };
                 let lane = worker.lane;
-                if let End::OtherGeneration { pinned } = end {
-                    self.doubt(lease, Doubt { at, pinned });
+                if let End::OtherGeneration { pinned, tolerant } = end {
+                    self.doubt(lease, Doubt { at, pinned, tolerant });
                     return Ok(None);
                 }
                 self.forget(lease);
@@ -124,10 +124,18 @@ impl Driver {
     fn doubt(&mut self, lease: LeaseId, doubt: Doubt) {
         self.doubted.insert(lease, doubt);
         if self.checking.is_none() {
-            let check = check(self.home.clone(), self.known.clone());
+            let check = check(self.witness(), self.known.clone());
             let task = self.shared.tasks.spawn("version check", check);
             self.checking = Some(AbortOnDropHandle::new(task));
         }
+    }
+
+    /// The lane to ask which version there is: the first one, or one that has brought bytes where that is gone.
+    fn witness(&self) -> Arc<Route> {
+        let home = self.members.get(&self.home.lane.info().id);
+        let proven = || self.members.values().find(|m| m.bytes > 0);
+        home.or_else(proven)
+            .map_or_else(|| self.home.clone(), |m| m.route.clone())
     }
 
     pub(super) fn checked(&mut self, finding: &Finding) -> Result<Option<Ending>, DownloadError> {
@@ -175,7 +183,7 @@ impl Driver {
         };
         if !doubt.pinned {
             member.route.pin(self.address);
-        } else if self.shared.job.sha256.is_some() {
+        } else if self.shared.job.sha256.is_some() && !doubt.tolerant {
             member.any_version = true;
         } else if is_home {
             let text = "the origin's versions take turns".to_owned();

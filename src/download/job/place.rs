@@ -45,6 +45,10 @@ impl Run {
         };
         tracing::info!(bytes, "continuing an earlier download");
         self.resumable = true;
+        self.progress.send_modify(|p| {
+            p.resumed = bytes;
+            p.done = bytes;
+        });
         let known = Known {
             generation,
             media: None,
