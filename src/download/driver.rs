@@ -137,7 +137,7 @@ struct Doubt {
 struct Worker {
     lane: LaneId,
     end: Arc<AtomicU64>,
-    _task: AbortOnDropHandle<Option<()>>,
+    task: AbortOnDropHandle<Option<()>>,
 }
 
 enum Event {
@@ -333,17 +333,13 @@ impl Driver {
                 end: end.clone(),
                 route,
                 known,
+                dying: std::mem::take(&mut member.dying),
                 answer: if is_first { self.first.take() } else { None },
             },
             self.fetch.clone(),
         );
         let task = AbortOnDropHandle::new(self.shared.tasks.spawn("lease", work));
-        let worker = Worker {
-            lane,
-            end,
-            _task: task,
-        };
-        self.workers.insert(lease, worker);
+        self.workers.insert(lease, Worker { lane, end, task });
     }
 
     /// A lease is over: its worker stops at once, its connection is closed unless it was given back.
@@ -353,6 +349,9 @@ impl Driver {
             && let Some(member) = self.members.get_mut(&worker.lane)
         {
             member.ended(lease, Instant::now());
+            worker.task.abort();
+            member.dying.retain(|task| !task.is_finished());
+            member.dying.push(worker.task.detach());
         }
     }
 

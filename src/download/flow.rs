@@ -55,6 +55,10 @@ impl Sink {
 pub(super) trait Report: Send + Sync {
     /// The next `n` bytes, in order, are written.
     fn written(&self, n: u64) -> impl Future<Output = ()> + Send;
+
+    /// The body was read to its end, so the connection can be used again. Called before the last bytes are reported:
+    /// whoever starts the next request on hearing of those finds it.
+    fn idle(&self, connection: Connection);
 }
 
 /// Why a flow ended before its end.
@@ -85,35 +89,28 @@ pub(super) struct Flow {
     pub(super) end: Option<u64>,
 }
 
-/// How a flow ended well.
-#[derive(Debug)]
-pub(super) struct Landed {
-    /// One past the last byte written.
-    pub(super) at: u64,
-    /// The connection, where it can be used again.
-    pub(super) connection: Option<Connection>,
-}
-
 impl Flow {
     /// Writes the body up to its end or `limit`, whichever comes first; `limit` may sink while it runs. `report` hears of
-    /// each write. What was reported before an error stays written.
+    /// each write. Returns where it ended. What was reported before an error stays written.
     pub(super) async fn run(
         mut self,
         limit: &AtomicU64,
         sink: &Sink,
         report: impl Report,
-    ) -> Result<Landed, FlowError> {
+    ) -> Result<u64, FlowError> {
         let mut writer = Writer::new(sink, self.at, report);
         let outcome = self.pump(limit, &mut writer).await;
+        let at = self.at;
+        let is_whole = outcome.is_ok() && self.end.is_none_or(|end| at == end);
+        if is_whole && self.ends_now().await {
+            writer.report.idle(self.connection);
+        } else {
+            drop(self);
+        }
         // What came before a broken end is good: its place was checked before its first byte.
         writer.close().await?;
         outcome?;
-        let is_whole = self.end.is_none_or(|end| self.at == end);
-        let reusable = is_whole && self.ends_now().await;
-        Ok(Landed {
-            at: self.at,
-            connection: reusable.then_some(self.connection),
-        })
+        Ok(at)
     }
 
     async fn pump<R: Report>(

@@ -8,6 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use super::Job;
 use super::LaneProgress;
 use super::LaneState;
@@ -78,6 +80,8 @@ pub(super) struct Member {
     pub(super) bytes: u64,
     /// Leases at work.
     pub(super) working: BTreeSet<stripe::LeaseId>,
+    /// Workers that were told to stop and may not have yet.
+    pub(super) dying: Vec<JoinHandle<Option<()>>>,
     /// Since when it has any.
     since: Option<Instant>,
     /// How long it had any, before that.
@@ -97,6 +101,7 @@ impl Member {
             route,
             bytes: 0,
             working: BTreeSet::new(),
+            dying: Vec::new(),
             since: None,
             active: Duration::ZERO,
             faults: 0,

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::ask::Answer;
+use super::client::Connection;
 use super::flow::{Flow, FlowError, Report, Sink};
 use super::lanes::{choose, unused};
 use super::route::Route;
@@ -68,7 +69,7 @@ impl Stream {
             }
         };
         sink.settle().await;
-        Ok(result?.at)
+        result
     }
 }
 
@@ -78,6 +79,11 @@ struct Count<'a>(&'a AtomicU64);
 impl Report for Count<'_> {
     async fn written(&self, n: u64) {
         self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// There is nothing more to ask for.
+    fn idle(&self, connection: Connection) {
+        drop(connection);
     }
 }
 

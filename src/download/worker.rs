@@ -8,10 +8,11 @@ use std::time::{Duration, SystemTime};
 
 use hyper::StatusCode;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::answer::{Asked, Known, Verdict, Why, judge};
 use super::ask::{Answer, AskError, Question, ask};
-use super::client::OpenError;
+use super::client::{Connection, Endpoint, OpenError};
 use super::flow::{Flow, FlowError, Report, Sink};
 use super::generation;
 use super::route::Route;
@@ -73,6 +74,8 @@ pub(super) struct Lease {
     pub(super) end: Arc<AtomicU64>,
     pub(super) route: Arc<Route>,
     pub(super) known: Arc<Known>,
+    /// Workers of this lane that were told to stop: they are waited for, so that their connections are closed first.
+    pub(super) dying: Vec<JoinHandle<Option<()>>>,
     /// An answer to exactly this lease's start that is there already.
     pub(super) answer: Option<Ready>,
 }
@@ -87,6 +90,10 @@ pub(super) struct Ready {
 
 /// Works on the lease until it is done or fails, and tells how it ended.
 pub(super) async fn work(mut lease: Lease, fetch: Arc<Fetch>) {
+    for worker in lease.dying.drain(..) {
+        // Aborted: it ends at once, in whatever way.
+        let _ = worker.await;
+    }
     let mut at = lease.range.start;
     let end = work_on(&mut lease, &fetch, &mut at).await;
     // Fails only where the driver is gone, and then nobody wants to know.
@@ -160,16 +167,13 @@ async fn land(
         id,
         written: &written,
         news: &fetch.news,
+        route,
+        endpoint: &answer.endpoint,
     };
     let landed = flow.run(end, &fetch.sink, report).await;
     *at = written.load(Ordering::Relaxed);
     match landed {
-        Ok(landed) => {
-            if let Some(connection) = landed.connection {
-                route.put_back(answer.endpoint, connection);
-            }
-            Ok(())
-        }
+        Ok(_) => Ok(()),
         Err(FlowError::Store(error)) => Err(End::Store(error)),
         Err(other) => Err(End::Failed(Failure::Broken, other.to_string())),
     }
@@ -180,6 +184,8 @@ struct Tell<'a> {
     id: LeaseId,
     written: &'a AtomicU64,
     news: &'a mpsc::Sender<News>,
+    route: &'a Route,
+    endpoint: &'a Endpoint,
 }
 
 impl Report for Tell<'_> {
@@ -187,6 +193,10 @@ impl Report for Tell<'_> {
         self.written.fetch_add(n, Ordering::Relaxed);
         // Fails only where the driver is gone.
         let _ = self.news.send(News::Bytes(self.id, n)).await;
+    }
+
+    fn idle(&self, connection: Connection) {
+        self.route.put_back(self.endpoint.clone(), connection);
     }
 }
 
