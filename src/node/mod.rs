@@ -37,6 +37,9 @@ use lanes::Lanes;
 const DRAIN_TRANSFERS: Duration = Duration::from_secs(3);
 /// For peers to be told.
 const DRAIN_LINKS: Duration = Duration::from_secs(1);
+/// For the links' last packets to leave, which takes the turn of a task or two. QUIC would have us wait for three round
+/// trips and more, lest a farewell be lost: a command that is done must not take 100 ms for that.
+const FAREWELL: Duration = Duration::from_millis(20);
 
 /// What a node is made from.
 #[derive(Debug)]
@@ -191,8 +194,7 @@ impl Node {
     pub async fn stop(&self) {
         self.transfer_tasks.stop(DRAIN_TRANSFERS).await;
         self.tasks.stop(DRAIN_LINKS).await;
-        // The farewell is in the socket's queue by now; waiting longer would be for peers that are gone themselves.
-        let _ = tokio::time::timeout(DRAIN_LINKS, self.links.close()).await;
+        let _ = tokio::time::timeout(FAREWELL, self.links.close()).await;
     }
 }
 

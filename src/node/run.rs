@@ -24,6 +24,10 @@ use super::lanes::Lanes;
 /// Peers met are noted at most this often: the file may lie on an SD card.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
+/// Known addresses are dialled so much after the start: whoever is there and hears our announcement dials at once, and
+/// two links that cross each other cost the one that loses its tunnels.
+const KNOWN_AFTER: Duration = Duration::from_millis(300);
+
 type Dial = BoxFuture<'static, (Target, Result<PeerId, DialError>)>;
 
 /// Everything the loop owns.
@@ -47,7 +51,7 @@ impl Run {
         let now = Instant::now();
         let mut dialer = Dialer::new(now);
         for address in self.book.addresses().chain(peers) {
-            dialer.add(Target::Known(address), vec![address], now);
+            dialer.add(Target::Known(address), vec![address], now + KNOWN_AFTER);
         }
         let mut dials = FuturesUnordered::<Dial>::new();
         let mut save = tokio::time::interval(SAVE_EVERY);
