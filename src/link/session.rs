@@ -50,7 +50,7 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             };
             let Ok(connecting) = incoming.accept() else { return };
             if let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await
-                && let Err(error) = establish(&inner_task, connection).await
+                && let Err(error) = establish(&inner_task, connection, None).await
             {
                 tracing::debug!(%error, "a peer's link did not come about");
             }
@@ -60,6 +60,7 @@ pub(super) async fn accept(inner: Arc<Inner>) {
 
 /// Dials one address and, where a peer answers, makes the link.
 pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<PeerId, DialError> {
+    let began = Instant::now();
     let handshake = |why: String| DialError::Handshake(why);
     let target = for_socket(inner, address);
     let connecting = inner.endpoint.connect_with(inner.client.clone(), target, NO_NAME);
@@ -68,7 +69,7 @@ pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<Peer
     let connection = connection
         .map_err(|_| handshake("no answer".into()))?
         .map_err(|e| handshake(e.to_string()))?;
-    establish(inner, connection).await
+    establish(inner, connection, Some(began)).await
 }
 
 /// A dual-stack socket sends to IPv4 by way of mapped addresses.
@@ -81,7 +82,12 @@ fn for_socket(inner: &Inner, address: SocketAddr) -> SocketAddr {
     }
 }
 
-async fn establish(inner: &Arc<Inner>, connection: quinn::Connection) -> Result<PeerId, DialError> {
+/// `dialled`: when this end began to dial, if it did.
+async fn establish(
+    inner: &Arc<Inner>,
+    connection: quinn::Connection,
+    dialled: Option<Instant>,
+) -> Result<PeerId, DialError> {
     let Some(peer) = identity_of(&connection) else {
         connection.close(PROTOCOL, b"");
         return Err(WireError::Malformed.into());
@@ -90,18 +96,18 @@ async fn establish(inner: &Arc<Inner>, connection: quinn::Connection) -> Result<
         connection.close(OURSELVES, b"");
         return Err(DialError::Ourselves);
     }
-    let greeted = tokio::time::timeout(HELLO_WITHIN, greet(inner, &connection)).await;
+    let greeted = tokio::time::timeout(HELLO_WITHIN, greet(inner, &connection, peer, dialled)).await;
     let (hello, control) = match greeted {
         Ok(Ok(greeted)) => greeted,
+        Ok(Err(DialError::Duplicate)) => {
+            connection.close(DUPLICATE, b"");
+            return Err(DialError::Duplicate);
+        }
         Ok(Err(error)) => {
             // A link refused as a duplicate while we greet is no fault of the peer's.
             let duplicate = closed_with(&connection, DUPLICATE);
             connection.close(PROTOCOL, b"");
-            return Err(if duplicate {
-                DialError::Duplicate
-            } else {
-                error.into()
-            });
+            return Err(if duplicate { DialError::Duplicate } else { error });
         }
         Err(_) => {
             connection.close(PROTOCOL, b"");
@@ -174,8 +180,32 @@ struct Control {
     offers: watch::Receiver<Vec<wire::Offer>>,
 }
 
-async fn greet(inner: &Inner, connection: &quinn::Connection) -> Result<(Hello, Control), WireError> {
-    let broken = |e: quinn::ConnectionError| WireError::Io(e.into());
+/// Says who we are and hears who the peer is. Who dialled greets second, so that it can still step back where this process
+/// of the peer's has had a link since before the dial: an address tells nothing of who is there, and a second link would
+/// cost the first one's tunnels.
+async fn greet(
+    inner: &Inner,
+    connection: &quinn::Connection,
+    peer: PeerId,
+    dialled: Option<Instant>,
+) -> Result<(Hello, Control), DialError> {
+    if let Some(began) = dialled {
+        let (hello, recv) = hear_hello(connection).await?;
+        if inner.table().stands(peer, hello.session, began) {
+            return Err(DialError::Duplicate);
+        }
+        let (send, offers) = say_hello(inner, connection).await?;
+        return Ok((hello, Control { send, recv, offers }));
+    }
+    let (send, offers) = say_hello(inner, connection).await?;
+    let (hello, recv) = hear_hello(connection).await?;
+    Ok((hello, Control { send, recv, offers }))
+}
+
+async fn say_hello(
+    inner: &Inner,
+    connection: &quinn::Connection,
+) -> Result<(SendStream, watch::Receiver<Vec<wire::Offer>>), WireError> {
     let mut offers = inner.offers.clone();
     let uplinks = offers.borrow_and_update().clone();
     let hello = Hello {
@@ -183,11 +213,15 @@ async fn greet(inner: &Inner, connection: &quinn::Connection) -> Result<(Hello, 
         session: inner.session,
         uplinks,
     };
-    let mut send = connection.open_uni().await.map_err(broken)?;
+    let mut send = connection.open_uni().await.map_err(|e| WireError::Io(e.into()))?;
     wire::send(&mut send, &Message::Hello(hello)).await?;
-    let mut recv = connection.accept_uni().await.map_err(broken)?;
+    Ok((send, offers))
+}
+
+async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream), WireError> {
+    let mut recv = connection.accept_uni().await.map_err(|e| WireError::Io(e.into()))?;
     match wire::receive(&mut recv).await? {
-        Message::Hello(hello) => Ok((hello, Control { send, recv, offers })),
+        Message::Hello(hello) => Ok((hello, recv)),
         _ => Err(WireError::Malformed),
     }
 }
