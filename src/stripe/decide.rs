@@ -123,7 +123,9 @@ impl Scheduler {
             .iter()
             .filter(|v| {
                 let takes = thief.map_or(v.steady || v.start > plan.finish, |t| t.id != v.id);
-                v.leases > 0 && takes && v.eta() - plan.finish > slack
+                // What flows already is measured in a moment; a guess is no reason to break it off.
+                let guessed = !v.known && v.start == 0.0;
+                v.leases > 0 && !guessed && takes && v.eta() - plan.finish > slack
             })
             .collect();
         late.sort_by(|a, b| b.eta().total_cmp(&a.eta()));
