@@ -20,6 +20,9 @@ use crate::stripe::LeaseId;
 use crate::types::ByteRange;
 use crate::types::LaneId;
 
+/// Round trips in the first answer's time: TCP, TLS, and the request itself.
+const SET_UP: u32 = 3;
+
 impl Driver {
     pub(super) fn hear(&mut self, news: News) -> Result<Option<Ending>, DownloadError> {
         let now = Instant::now();
@@ -234,10 +237,18 @@ impl Driver {
             slots,
             metered: info.metered,
             hint: info.hint,
-            latency: if is_home { self.latency } else { Duration::ZERO },
+            latency: if is_home { self.latency / SET_UP } else { Duration::ZERO },
         };
         self.members.insert(info.id, Member::new(route));
         self.scheduler.lane_up(info.id, spec, now);
+        if is_home && let Some(first) = &self.first {
+            // All that the first answer carries is its lane's work: to drop it half-way and ask again would cost a small
+            // file more than other lanes could win back.
+            let range = ByteRange::new(first.body.start + first.skip, first.body.end);
+            if let Some(lease) = self.scheduler.adopt(info.id, range, now) {
+                self.start(lease, info.id, range);
+            }
+        }
         // Its first leases are started before the next lane comes, so that the home lane gets the first bytes.
         self.act();
     }
