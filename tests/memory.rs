@@ -13,7 +13,10 @@ use lab::{Lab, Process, figure, lanes, uplink};
 const MIB: f64 = 1_048_576.0;
 const BORROWER: f64 = 48.0;
 const LENDER: f64 = 32.0;
+/// Resident, its code included.
 const AT_REST: f64 = 12.0;
+/// The code of a build for tests is so much larger.
+const UNOPTIMISED: f64 = if cfg!(debug_assertions) { 3.0 } else { 0.0 };
 /// Nothing shapes the lines: the wires' thread and the processor set the pace.
 const UNSHAPED: f64 = 2000.0;
 const LENDERS: [&str; 3] = ["ann", "bob", "cat"];
@@ -45,8 +48,12 @@ fn download(size: &str) {
     }
     // Time for what the start took to be given back.
     thread::sleep(Duration::from_secs(3));
-    let rest = lenders.iter().map(|lender| mib(lender.memory().now)).fold(0.0, f64::max);
-    figure(format_args!("memory: at rest {rest:.1} MiB, of {AT_REST}"));
+    let rest = lenders.each_ref().map(|lender| lender.memory());
+    let own = rest.map(|memory| mib(memory.own)).into_iter().fold(0.0, f64::max);
+    let rest = rest.map(|memory| mib(memory.now)).into_iter().fold(0.0, f64::max);
+    figure(format_args!(
+        "memory: at rest {rest:.1} of {AT_REST} MiB, the program's code apart {own:.1}"
+    ));
     // Without a daemon, and with one.
     let borrower = lab.at("borrower");
     for daemon in [false, true] {
@@ -74,7 +81,7 @@ fn download(size: &str) {
                 .count(),
             mib(peak)
         ));
-        assert!(mib(peak) <= BORROWER && lent <= LENDER && rest <= AT_REST);
+        assert!(mib(peak) <= BORROWER && lent <= LENDER && rest <= AT_REST + UNOPTIMISED);
         fs::remove_file(borrower.directory().join("file")).unwrap();
     }
 }

@@ -271,6 +271,8 @@ impl Nanny {
 pub struct Memory {
     /// Now (`VmRSS`).
     pub now: u64,
+    /// What of it is not the program's file and its libraries' (`RssAnon`).
+    pub own: u64,
     /// At most so far (`VmHWM`).
     pub peak: u64,
 }
@@ -284,6 +286,7 @@ pub fn memory(pid: u32) -> Option<Memory> {
     };
     Some(Memory {
         now: field("VmRSS:")? * 1024,
+        own: field("RssAnon:")? * 1024,
         peak: field("VmHWM:")? * 1024,
     })
 }
