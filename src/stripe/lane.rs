@@ -272,6 +272,16 @@ impl Lane {
         });
     }
 
+    /// Seconds without a byte, if that is longer than chunks and bursts explain; else 0.
+    pub(super) fn remarkable_silence(&self, now: Instant) -> f64 {
+        let Some(last) = self.last_byte else {
+            return 0.0;
+        };
+        let silence = now.saturating_duration_since(last).as_secs_f64();
+        let usual = WINDOW.as_secs_f64() + self.latency() + STALL_CHUNK / self.rate().unwrap_or(DEFAULT_RATE);
+        if silence > usual { silence } else { 0.0 }
+    }
+
     /// Since when nothing has come although something should, given the oldest lease's start.
     pub(super) fn silent_since(&self, oldest: Instant) -> Instant {
         self.last_byte.map_or(oldest, |b| b.max(oldest))

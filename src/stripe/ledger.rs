@@ -16,6 +16,9 @@ use super::LeaseId;
 /// Leases of at least this many pieces end on a piece's border, so that few pieces are shared by two lanes.
 const ALIGN_FROM: u64 = 4;
 
+/// How many free ranges are looked at for one that fits: a resumed file can have thousands.
+const LOOK_AT: usize = 64;
+
 /// A contiguous range that a lane works through in order.
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
@@ -89,7 +92,8 @@ impl Ledger {
         self.total - self.done.len()
     }
 
-    /// Leases up to `size` bytes of what is free, returned ranges first, then in file order.
+    /// Leases up to `size` bytes of what is free: the first range that has at least half as many, else the longest.
+    /// Returned ranges go first; a fragment would cost a fast lane a request for next to nothing.
     pub(super) fn take(
         &mut self,
         lane: LaneId,
@@ -97,7 +101,14 @@ impl Ledger {
         warm: bool,
         now: Instant,
     ) -> Option<(LeaseId, ByteRange)> {
-        let from = self.returned.iter().next().or_else(|| self.free.iter().next())?;
+        let queue = || {
+            self.returned
+                .iter()
+                .take(LOOK_AT)
+                .chain(self.free.iter().take(LOOK_AT))
+        };
+        let fits = queue().find(|r| r.len() >= size / 2);
+        let from = fits.or_else(|| queue().reduce(|best, r| if r.len() > best.len() { r } else { best }))?;
         let mut end = from.end.min(from.start.saturating_add(size.max(1)));
         if end < from.end && end - from.start >= ALIGN_FROM * PIECE {
             end -= end % PIECE;

@@ -24,6 +24,8 @@ pub(super) struct View {
     /// When the first byte of a lease given now would come.
     pub(super) lead: f64,
     pub(super) latency: f64,
+    /// How long its flowing leases have brought nothing, where that is remarkable: expect as long again.
+    silence: f64,
     pub(super) backlog: f64,
     pub(super) slots: usize,
     pub(super) leases: usize,
@@ -75,6 +77,7 @@ impl Plan {
                 },
                 lead: lane.lead(),
                 latency: lane.latency(),
+                silence: lane.remarkable_silence(now),
                 backlog: 0.0,
                 slots: lane.slots,
                 leases: lane.leases,
@@ -88,7 +91,7 @@ impl Plan {
                 let view = &mut views[at];
                 view.backlog += lease.left.len() as f64;
                 let start = if lease.first_byte.is_some() {
-                    0.0
+                    view.silence
                 } else {
                     // Overdue by x: expect as much again, at least half of x more.
                     let age = now.saturating_duration_since(lease.started).as_secs_f64();
