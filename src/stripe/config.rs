@@ -42,8 +42,14 @@ pub(super) const STALL_CHUNK: f64 = 128.0 * 1024.0;
 pub(super) const ALL_SILENT: Duration = Duration::from_secs(15);
 /// One silent lease on a lane that is otherwise alive is restarted after this long.
 pub(super) const LEASE_STALL: Duration = Duration::from_secs(8);
+/// Where more than this part of all bytes came twice, whoever brings another such byte stops.
+pub(super) const RACE_LIMIT: f64 = 0.007;
+/// Callers report in chunks of about this many bytes, so a loser is stopped as much too late: kept free of the budget.
+pub(super) const RACE_CHUNK: f64 = 64.0 * 1024.0;
 /// Least that is stolen from a lane that is late when nothing is free, in bytes.
 pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
+/// What is stolen is at least this part of what the victim's dropped connection wastes.
+pub(super) const STEAL_COST: f64 = 0.5;
 /// What is stolen is worth this part of the silence its request costs.
 pub(super) const STEAL_WORTH: f64 = 0.5;
 /// How often decisions are looked at again while nothing is free.

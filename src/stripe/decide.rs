@@ -9,6 +9,8 @@ use super::Action;
 use super::LeaseId;
 use super::Scheduler;
 use super::config::MIN_STEAL;
+use super::config::RACE_CHUNK;
+use super::config::STEAL_COST;
 use super::config::STEAL_WORTH;
 use super::plan::Plan;
 use super::plan::View;
@@ -114,7 +116,7 @@ impl Scheduler {
         let slack = if thief.is_some() {
             after.max(share * plan.finish)
         } else {
-            (2.0 * after).max(4.0 * share * plan.finish)
+            (2.0 * after).max(6.0 * share * plan.finish)
         };
         let mut late: Vec<&View> = plan
             .lanes
@@ -154,7 +156,7 @@ impl Scheduler {
             (false, Some(_)) => 0.0,
         };
         let gain = wanted.min(left.len() as f64 - coming);
-        if gain < least {
+        if gain < least.max(STEAL_COST * coming) {
             return false;
         }
         let end = left.end - gain as u64;
@@ -197,7 +199,8 @@ impl Scheduler {
         let Some((_, id, left, rate)) = others.filter_map(gain).max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return false;
         };
-        let budget = self.config.race_budget * self.ledger.total as f64 - self.ledger.duplicated as f64;
+        let budget =
+            self.config.race_budget * self.ledger.total as f64 - self.ledger.duplicated as f64 - RACE_CHUNK;
         let doubled = (rate * thief.lead).min(left as f64);
         if !thief.metered && doubled <= budget {
             return self.start_race(thief.id, id, now);

@@ -215,10 +215,12 @@ impl Scheduler {
         if let Some(loser) = came.beaten {
             self.cancel(loser, now);
         }
-        if came.pointless {
+        let limit = config::RACE_LIMIT * self.ledger.total as f64;
+        let ends = came.pointless || (came.new < came.taken && self.ledger.duplicated as f64 > limit);
+        if ends && !came.finished {
             self.cancel(lease, now);
         }
-        if came.finished || came.pointless || came.beaten.is_some() {
+        if came.finished || ends || came.beaten.is_some() {
             self.dirty = true;
         }
         came.new
