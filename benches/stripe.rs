@@ -1,7 +1,5 @@
 //! What a decision and a chunk of bytes cost, with 64 lanes and 10,000 pieces.
 
-#![expect(missing_docs, reason = "criterion's macros make public functions")]
-
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

@@ -3,9 +3,19 @@
 //!
 //! Start reading in ARCHITECTURE.md.
 
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod demo;
+pub mod discovery;
 pub mod download;
+pub mod identity;
 pub mod lane;
+pub mod link;
+pub mod node;
+pub mod relay;
 pub mod store;
 pub mod stripe;
 pub mod task;
 pub mod types;
+pub mod uplink;

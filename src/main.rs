@@ -1,3 +1,7 @@
-//! The `tributary` program.
+//! The `tributary` program: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tributary::cli::main()
+}

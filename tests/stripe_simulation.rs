@@ -1,5 +1,7 @@
 //! Whole transfers over a simulated network: figures against the ideal, and what happens when lanes misbehave.
 
+#![expect(clippy::print_stdout, reason = "the figures are what this is for")]
+
 mod sim;
 
 use sim::pools::{self, Pool};
@@ -114,7 +116,8 @@ fn quantiles(what: &str, mut of: Vec<f64>) -> (f64, f64, f64) {
 }
 
 #[test]
-fn trace_one() {
+#[ignore = "shows the decisions for one pool: TRACE=<seed, or the beginning of a lab pool's name>"]
+fn decisions_of_one_pool() {
     let Ok(which) = std::env::var("TRACE") else { return };
     let (lines, size) = match which.parse::<u64>() {
         Ok(seed) => {

@@ -91,7 +91,7 @@ pub(super) enum Why {
     /// Another version of the content than the other lanes have.
     OtherGeneration,
     /// The lender will not do it.
-    Lender(&'static str),
+    Lender(crate::link::Refusal),
     /// The origin sends it where it must not follow.
     Redirect(RedirectError),
 }

@@ -204,7 +204,7 @@ impl Report for Tell<'_> {
 fn unanswered(error: &AskError) -> End {
     let text = error.to_string();
     match error {
-        AskError::Open(OpenError::Dial(DialError::Refused(why))) => End::Ineligible(Why::Lender(why)),
+        AskError::Open(OpenError::Dial(DialError::Refused(why))) => End::Ineligible(Why::Lender(*why)),
         AskError::Open(OpenError::Dial(DialError::Busy)) => {
             End::Failed(Failure::Refused { retry_after: None }, text)
         }

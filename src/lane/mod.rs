@@ -4,6 +4,12 @@
 //! Invariants: a lane never changes what it is ([`LaneInfo`] is fixed; news of an uplink make a new lane with a new id),
 //! and dropping a [`Tunnel`] frees everything behind it, at the lender's as well.
 
+mod own;
+mod peer;
+
+pub use own::OwnLane;
+pub use peer::PeerLane;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,12 +19,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use crate::link::Refusal;
 use crate::types::{LaneId, LineId, PeerId, Rate, UplinkKind};
 
 /// A byte stream both ways; shutting it down closes one half only.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
 /// An open TCP connection to an origin, made by whoever owns the uplink.
 pub struct Tunnel {
@@ -81,8 +88,8 @@ pub enum DialError {
         source: io::Error,
     },
     /// The lender will not do this, now or later: another lane may.
-    #[error("the lender refused: {0}")]
-    Refused(&'static str),
+    #[error(transparent)]
+    Refused(Refusal),
     /// The lender has reached a limit of its own: later it may do it.
     #[error("the lender is busy")]
     Busy,

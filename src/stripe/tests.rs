@@ -24,7 +24,7 @@ fn new(total: u64, now: Instant) -> Scheduler {
 
 #[test]
 fn an_empty_transfer_is_done_at_once_and_says_so_once() {
-    let now = Instant::now();
+    let now = some_time();
     let mut s = new(0, now);
     assert_eq!(actions(&mut s), [Action::Done]);
     s.lane_up(LaneId(1), spec(), now);
@@ -35,7 +35,7 @@ fn an_empty_transfer_is_done_at_once_and_says_so_once() {
 
 #[test]
 fn a_lease_ends_by_itself_and_late_calls_about_it_do_nothing() {
-    let now = Instant::now();
+    let now = some_time();
     let mut s = new(100_000, now);
     s.lane_up(LaneId(1), spec(), now);
     let [Action::Start { lease, range, .. }] = actions(&mut s)[..] else {
@@ -51,7 +51,7 @@ fn a_lease_ends_by_itself_and_late_calls_about_it_do_nothing() {
 
 #[test]
 fn what_a_failed_lease_has_not_brought_goes_first() {
-    let now = Instant::now();
+    let now = some_time();
     let mut s = new(64 * MIB, now);
     s.lane_up(LaneId(1), spec(), now);
     let first = actions(&mut s);
@@ -72,7 +72,7 @@ fn what_a_failed_lease_has_not_brought_goes_first() {
 
 #[test]
 fn an_adopted_lease_keeps_what_was_free_and_is_told_where_to_stop() {
-    let now = Instant::now();
+    let now = some_time();
     let done = [ByteRange::new(MIB, 2 * MIB)].into_iter().collect();
     let mut s = Scheduler::new(Config::default(), 4 * MIB, &done, 7, now);
     assert_eq!(
@@ -98,7 +98,7 @@ fn an_adopted_lease_keeps_what_was_free_and_is_told_where_to_stop() {
 
 #[test]
 fn bytes_lost_after_done_are_fetched_again_and_done_is_said_again() {
-    let now = Instant::now();
+    let now = some_time();
     let mut s = new(1000, now);
     s.lane_up(LaneId(1), spec(), now);
     let Action::Start { lease, .. } = actions(&mut s)[0] else {
@@ -118,7 +118,7 @@ fn bytes_lost_after_done_are_fetched_again_and_done_is_said_again() {
 
 #[test]
 fn a_lane_that_is_not_eligible_loses_all_leases_and_gets_none_again() {
-    let now = Instant::now();
+    let now = some_time();
     let mut s = new(64 * MIB, now);
     s.lane_up(LaneId(1), spec(), now);
     let Action::Start { lease, .. } = actions(&mut s)[0] else {
@@ -132,19 +132,89 @@ fn a_lane_that_is_not_eligible_loses_all_leases_and_gets_none_again() {
 }
 
 #[test]
-fn three_failures_park_a_lane_and_a_small_lease_probes_it_afterwards() {
-    let mut now = Instant::now();
+fn three_failures_in_a_row_park_a_lane_and_one_small_lease_probes_it_afterwards() {
+    let mut now = some_time();
     let mut s = new(64 * MIB, now);
-    s.lane_up(LaneId(1), spec(), now);
-    for _ in 0..3 {
-        let started = actions(&mut s);
-        let Some(Action::Start { lease, .. }) = started.last() else {
-            panic!("{started:?}")
-        };
-        s.lease_failed(*lease, Failure::Broken, now);
+    s.lane_up(LaneId(1), LaneSpec { slots: 1, ..spec() }, now);
+    for strike in 1..=3 {
+        let (lease, _) = only_start(&mut s);
+        s.lease_failed(lease, Failure::Broken, now);
+        assert_eq!(actions(&mut s), [], "a pause after each failure");
         now += Duration::from_millis(300);
         s.tick(now);
+        let parked = matches!(s.snapshot(now).lanes[0].state, LaneState::Parked { .. });
+        assert_eq!(parked, strike == 3);
     }
-    s.lane_down(LaneId(1), now);
-    assert_eq!(s.snapshot(now).lanes, []);
+    now = s.poll_timeout().unwrap();
+    assert!(
+        matches!(s.snapshot(now).lanes[0].state, LaneState::Idle(_)),
+        "the park is over"
+    );
+    s.tick(now);
+    assert!(only_start(&mut s).1.len() <= Config::default().min_lease);
+}
+
+#[test]
+fn two_connections_that_break_together_are_one_strike() {
+    let now = some_time();
+    let mut s = new(64 * MIB, now);
+    s.lane_up(LaneId(1), spec(), now);
+    for action in actions(&mut s) {
+        let Action::Start { lease, .. } = action else {
+            panic!("{action:?}")
+        };
+        s.lease_failed(lease, Failure::Broken, now);
+    }
+    let wait = s.poll_timeout().unwrap() - now;
+    assert!(wait < Duration::from_secs(1), "waits {wait:?}");
+}
+
+#[test]
+fn a_refusal_halves_the_slots_and_waits_as_long_as_asked() {
+    let now = some_time();
+    let mut s = new(64 * MIB, now);
+    s.lane_up(LaneId(1), LaneSpec { slots: 1, ..spec() }, now);
+    let retry_after = Some(Duration::from_secs(7));
+    let (lease, _) = only_start(&mut s);
+    s.lease_failed(lease, Failure::Refused { retry_after }, now);
+    assert_eq!(actions(&mut s), []);
+    let until = now + Duration::from_secs(7);
+    assert_eq!(s.snapshot(now).lanes[0].state, LaneState::Parked { until });
+    assert_eq!(s.poll_timeout(), Some(until));
+    s.tick(until);
+    assert!(
+        only_start(&mut s).1.len() > Config::default().min_lease,
+        "no strike, no probe"
+    );
+}
+
+#[test]
+fn the_origins_failures_pause_a_lane_for_longer_each_time() {
+    let mut now = some_time();
+    let mut s = new(64 * MIB, now);
+    s.lane_up(LaneId(1), LaneSpec { slots: 1, ..spec() }, now);
+    let mut last = Duration::ZERO;
+    for _ in 0..5 {
+        let (lease, _) = only_start(&mut s);
+        s.lease_failed(lease, Failure::Origin, now);
+        assert_eq!(actions(&mut s), []);
+        let wait = s.poll_timeout().unwrap() - now;
+        assert!(wait > last, "waits {wait:?} after {last:?}");
+        last = wait;
+        now += wait;
+        s.tick(now);
+    }
+}
+
+fn only_start(scheduler: &mut Scheduler) -> (LeaseId, ByteRange) {
+    let all = actions(scheduler);
+    let [Action::Start { lease, range, .. }] = all[..] else {
+        panic!("{all:?}")
+    };
+    (lease, range)
+}
+
+#[expect(clippy::disallowed_methods, reason = "some instant to count from")]
+fn some_time() -> Instant {
+    Instant::now()
 }

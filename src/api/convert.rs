@@ -1,0 +1,116 @@
+//! From a download's own words to the API's.
+
+use crate::download::{self, DownloadError, LaneState, Outcome};
+use crate::lane::LaneInfo;
+use crate::store::StoreError;
+use crate::types::Rate;
+
+use super::{Done, Failed, LaneProgress, Progress};
+
+/// The exit code for something unexpected.
+pub const UNEXPECTED: u8 = 1;
+/// The origin refuses, or its content keeps changing.
+pub const ORIGIN: u8 = 3;
+/// No uplink reaches the origin.
+pub const UNREACHABLE: u8 = 4;
+/// The content is not what the checksum says.
+pub const CHECKSUM: u8 = 5;
+/// The file cannot be written.
+pub const FILE: u8 = 6;
+/// The daemon does not answer, or may not do it.
+pub const DAEMON: u8 = 7;
+/// The command line is wrong, as clap has it.
+pub const USAGE: u8 = 2;
+/// Stopped by the user; resumable.
+pub const STOPPED: u8 = 130;
+
+impl From<&download::Progress> for Progress {
+    fn from(progress: &download::Progress) -> Self {
+        let lanes: Vec<LaneProgress> = progress.lanes.iter().map(LaneProgress::from).collect();
+        Self {
+            name: Some(progress.name.clone()).filter(|n| !n.is_empty()),
+            total: progress.total,
+            done: progress.done,
+            rate: lanes.iter().map(|l| l.rate).sum(),
+            lanes,
+        }
+    }
+}
+
+impl From<&download::LaneProgress> for LaneProgress {
+    fn from(lane: &download::LaneProgress) -> Self {
+        Self {
+            rate: lane.rate.as_bits(),
+            state: match &lane.state {
+                LaneState::Active => "active".into(),
+                LaneState::Idle(why) if why.is_empty() => "idle".into(),
+                LaneState::Idle(why) => format!("idle: {why}"),
+                LaneState::Parked { .. } => "parked".into(),
+                LaneState::Ineligible(why) => format!("ineligible: {why}"),
+            },
+            ..part(&lane.info, lane.bytes)
+        }
+    }
+}
+
+impl From<Outcome> for Done {
+    fn from(outcome: Outcome) -> Self {
+        let rate = Rate::of(outcome.bytes.saturating_sub(outcome.resumed), outcome.elapsed);
+        let best = outcome.best_single.filter(|b| b.as_bits() > 0);
+        Self {
+            path: outcome.path,
+            bytes: outcome.bytes,
+            resumed: outcome.resumed,
+            elapsed: outcome.elapsed.as_secs_f64(),
+            rate: rate.as_bits(),
+            duplicated: outcome.duplicated,
+            lanes: outcome
+                .lanes
+                .iter()
+                .map(|(info, bytes)| part(info, *bytes))
+                .collect(),
+            best_single: best.map(Rate::as_bits),
+            speedup: best.map(|b| rate.as_bits() as f64 / b.as_bits() as f64),
+            note: outcome.note,
+        }
+    }
+}
+
+impl From<DownloadError> for Failed {
+    fn from(error: DownloadError) -> Self {
+        Self {
+            code: code(&error),
+            message: error.to_string(),
+        }
+    }
+}
+
+fn part(info: &LaneInfo, bytes: u64) -> LaneProgress {
+    LaneProgress {
+        owner: info.owner.clone(),
+        uplink: info.uplink.clone(),
+        lent: info.peer.is_some(),
+        rate: 0,
+        bytes,
+        state: String::new(),
+    }
+}
+
+const fn code(error: &DownloadError) -> u8 {
+    match error {
+        DownloadError::Url { .. } | DownloadError::Header(_) => USAGE,
+        DownloadError::NoLanes | DownloadError::Unreachable { .. } | DownloadError::Stalled { .. } => {
+            UNREACHABLE
+        }
+        DownloadError::Certificate { .. }
+        | DownloadError::Status { .. }
+        | DownloadError::Redirect { .. }
+        | DownloadError::Answer { .. }
+        | DownloadError::Changing { .. }
+        | DownloadError::Broken { .. } => ORIGIN,
+        DownloadError::Store(StoreError::Checksum { .. }) => CHECKSUM,
+        DownloadError::Store(_) => FILE,
+        DownloadError::Stopped { .. } => STOPPED,
+        DownloadError::Tls(_) => UNEXPECTED,
+    }
+}

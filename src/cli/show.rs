@@ -1,0 +1,348 @@
+//! How a download is shown: bars on a terminal, plain lines elsewhere, JSON for scripts, or nothing.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{Done, Failed, LaneProgress, Progress, Reply, Transfer};
+use crate::types::{ByteSize, Rate};
+
+/// As often as the eye follows.
+const REDRAW_EVERY: Duration = Duration::from_millis(200);
+/// Between two plain lines: a log of an hour's download stays readable.
+const PLAIN_EVERY: Duration = Duration::from_secs(3);
+/// Between two JSON objects.
+const JSON_EVERY: Duration = Duration::from_millis(500);
+/// More lanes than this are summed up in one line: a terminal has 24.
+const MAX_LANE_LINES: usize = 16;
+
+/// Shows one download.
+#[derive(Debug)]
+pub(super) struct Show {
+    form: Form,
+    /// When something was last said, for what is not a terminal.
+    said: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum Form {
+    Bars(Bars),
+    Plain,
+    Json,
+    Quiet,
+}
+
+impl Show {
+    /// JSON or nothing where that was asked for; else bars where standard error is a terminal.
+    pub(super) fn new(json: bool, quiet: bool) -> Self {
+        let form = match (json, quiet) {
+            (true, _) => Form::Json,
+            (_, true) => Form::Quiet,
+            _ if std::io::stderr().is_terminal() => Form::Bars(Bars::new()),
+            _ => Form::Plain,
+        };
+        Self { form, said: None }
+    }
+
+    /// Plain lines or bars, whatever the terminal is.
+    pub(super) fn with_bars(bars: bool) -> Self {
+        Self {
+            form: if bars {
+                Form::Bars(Bars::new())
+            } else {
+                Form::Plain
+            },
+            said: None,
+        }
+    }
+
+    /// How far it is.
+    pub(super) fn progress(&mut self, progress: &Progress) {
+        let due = |every| self.said.is_none_or(|t| t.elapsed() >= every);
+        match &mut self.form {
+            Form::Bars(bars) => bars.update(progress),
+            Form::Plain if due(PLAIN_EVERY) => {
+                if self.said.is_some() || progress.done > 0 {
+                    eprintln!("{}", plain(progress));
+                }
+                self.said = Some(Instant::now());
+            }
+            Form::Json if due(JSON_EVERY) => {
+                json(&Reply::Progress(progress.clone()));
+                self.said = Some(Instant::now());
+            }
+            Form::Plain | Form::Json | Form::Quiet => {}
+        }
+    }
+
+    /// Something the user should know meanwhile.
+    pub(super) fn news(&self, text: &str) {
+        if !matches!(self.form, Form::Quiet) {
+            eprintln!("tributary: {text}");
+        }
+    }
+
+    /// Takes the bars away, for what is printed next.
+    pub(super) fn clear(&mut self) {
+        if let Form::Bars(bars) = &mut self.form {
+            bars.clear();
+        }
+    }
+
+    /// It is done.
+    pub(super) fn done(&mut self, done: &Done) {
+        self.clear();
+        match self.form {
+            Form::Bars(_) | Form::Plain => println!("{}", summary(done)),
+            Form::Json => json(&Reply::Done(done.clone())),
+            Form::Quiet => {}
+        }
+    }
+
+    /// It failed.
+    pub(super) fn failed(&mut self, failed: &Failed) {
+        self.clear();
+        if matches!(self.form, Form::Json) {
+            json(&Reply::Failed(failed.clone()));
+        }
+        eprintln!("tributary: {}", failed.message);
+    }
+}
+
+/// Shows a download until it ends; `stop` stops it, resumably.
+pub(super) async fn follow(
+    mut transfer: Transfer,
+    show: &mut Show,
+    stop: &CancellationToken,
+) -> Result<Done, Failed> {
+    let mut every = tokio::time::interval(REDRAW_EVERY);
+    loop {
+        tokio::select! {
+            outcome = &mut transfer.outcome => return outcome,
+            _ = every.tick() => {
+                let now = transfer.progress.borrow().clone();
+                show.progress(&now);
+            }
+            () = stop.cancelled(), if !transfer.stop.is_cancelled() => transfer.stop.cancel(),
+        }
+    }
+}
+
+fn json(reply: &Reply) {
+    // Plain data without maps that could fail.
+    if let Ok(line) = serde_json::to_string(reply) {
+        println!("{line}");
+    }
+}
+
+/// One line for a log.
+fn plain(progress: &Progress) -> String {
+    let name = progress.name.as_deref().unwrap_or("(asking the origin)");
+    let done = ByteSize(progress.done);
+    let busy = progress.lanes.iter().filter(|l| l.rate > 0).count();
+    let lanes = if busy == 1 {
+        "1 lane".to_owned()
+    } else {
+        format!("{busy} lanes")
+    };
+    let rate = Rate::bits(progress.rate);
+    match progress.total.filter(|&t| t > 0) {
+        Some(total) => {
+            let percent = progress.done as f64 * 100.0 / total as f64;
+            format!(
+                "{name}: {percent:.0} %, {done} of {}, {rate} over {lanes}",
+                ByteSize(total)
+            )
+        }
+        None => format!("{name}: {done}, {rate} over {lanes}"),
+    }
+}
+
+/// What a finished download tells.
+pub(super) fn summary(done: &Done) -> String {
+    let seconds = done.elapsed;
+    let mut text = format!(
+        "{}: {} in {seconds:.1} s, {} on average",
+        done.path.display(),
+        ByteSize(done.bytes),
+        Rate::bits(done.rate)
+    );
+    if done.resumed > 0 {
+        text += &format!("\n  {} of it came from an earlier run", ByteSize(done.resumed));
+    }
+    let brought: u64 = done.lanes.iter().map(|l| l.bytes).sum();
+    for lane in done.lanes.iter().filter(|l| l.bytes > 0) {
+        let share = lane.bytes as f64 * 100.0 / brought as f64;
+        text += &format!(
+            "\n  {:<32} {:>10}  {share:>3.0} %",
+            lane_name(lane),
+            ByteSize(lane.bytes)
+        );
+    }
+    if done.duplicated > 0 {
+        text += &format!("\n  fetched twice: {}", ByteSize(done.duplicated));
+    }
+    let used = done.lanes.iter().filter(|l| l.bytes > 0).count();
+    if let (Some(best), Some(speedup)) = (done.best_single, done.speedup)
+        && used > 1
+    {
+        text += &format!(
+            "\n  {speedup:.1} times the best single lane ({})",
+            Rate::bits(best)
+        );
+    }
+    if let Some(note) = &done.note {
+        text += &format!("\n  {note}");
+    }
+    text
+}
+
+fn lane_name(lane: &LaneProgress) -> String {
+    format!("{}, {}", lane.owner, lane.uplink)
+}
+
+/// A bar for the whole and a line for each lane.
+#[derive(Debug)]
+struct Bars {
+    all: MultiProgress,
+    whole: ProgressBar,
+    lanes: BTreeMap<String, ProgressBar>,
+}
+
+impl Bars {
+    fn new() -> Self {
+        // As often as news come.
+        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+        let whole = all.add(ProgressBar::new(0));
+        whole.set_style(style("{msg:32!} [{bar:24}] {percent:>3} % {prefix}"));
+        Self {
+            all,
+            whole,
+            lanes: BTreeMap::new(),
+        }
+    }
+
+    fn update(&mut self, progress: &Progress) {
+        self.whole.set_message(
+            progress
+                .name
+                .clone()
+                .unwrap_or_else(|| "asking the origin".into()),
+        );
+        self.whole.set_length(progress.total.unwrap_or_default());
+        self.whole.set_position(progress.done);
+        self.whole.set_prefix(format!(
+            "{} {}",
+            ByteSize(progress.done),
+            Rate::bits(progress.rate)
+        ));
+        let brought: u64 = progress.lanes.iter().map(|l| l.bytes).sum();
+        for lane in progress.lanes.iter().take(MAX_LANE_LINES) {
+            let name = lane_name(lane);
+            let bar = self.lanes.entry(name.clone()).or_insert_with(|| {
+                let bar = self.all.add(ProgressBar::new(0));
+                bar.set_style(style("  {msg:30!} [{bar:24}] {percent:>3} % {prefix}"));
+                bar
+            });
+            bar.set_message(name);
+            bar.set_length(brought);
+            bar.set_position(lane.bytes);
+            let state = if lane.rate > 0 {
+                Rate::bits(lane.rate).to_string()
+            } else {
+                lane.state.clone()
+            };
+            bar.set_prefix(state);
+        }
+    }
+
+    fn clear(&mut self) {
+        // A terminal that is gone needs no clearing.
+        let _ = self.all.clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("=> ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(owner: &str, bytes: u64, rate: u64) -> LaneProgress {
+        let (uplink, state) = ("wan0".into(), "active".into());
+        LaneProgress {
+            owner: owner.into(),
+            uplink,
+            lent: true,
+            rate,
+            bytes,
+            state,
+        }
+    }
+
+    fn done() -> Done {
+        Done {
+            path: "/tmp/big.iso".into(),
+            bytes: 64 << 20,
+            resumed: 0,
+            elapsed: 8.0,
+            rate: 67_108_864,
+            duplicated: 0,
+            lanes: vec![
+                lane("this device", 48 << 20, 0),
+                lane("kitchen-pi", 16 << 20, 0),
+                lane("asleep", 0, 0),
+            ],
+            best_single: Some(20_000_000),
+            speedup: Some(3.355),
+            note: None,
+        }
+    }
+
+    #[test]
+    fn the_summary_says_who_brought_how_much_and_what_pooling_gave() {
+        let text = summary(&done());
+        for expected in [
+            "/tmp/big.iso: 64.0 MiB in 8.0 s, 67.1 Mbit/s",
+            "kitchen-pi, wan0",
+            "75 %",
+            "3.4 times the best single lane (20.0 Mbit/s)",
+        ] {
+            assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
+        }
+        assert!(!text.contains("asleep") && !text.contains("twice") && !text.contains("earlier"));
+    }
+
+    #[test]
+    fn one_lane_alone_is_not_compared_with_itself() {
+        let one = Done {
+            lanes: vec![lane("this device", 5, 0)],
+            ..done()
+        };
+        assert!(!summary(&one).contains("times the best"));
+    }
+
+    #[test]
+    fn a_plain_line_says_how_far_and_how_fast() {
+        let lanes = vec![lane("a", 1, 5_000_000), lane("b", 0, 0)];
+        let progress = Progress {
+            name: Some("x".into()),
+            total: Some(200),
+            done: 50,
+            rate: 5_000_000,
+            lanes,
+        };
+        assert_eq!(plain(&progress), "x: 25 %, 50 B of 200 B, 5.0 Mbit/s over 1 lane");
+        assert_eq!(
+            plain(&Progress::default()),
+            "(asking the origin): 0 B, 0 bit/s over 0 lanes"
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! A household on one machine, for somebody who has just cloned the project; and the HTTPS origin it and the lab use.
+//!
+//! Everything is of the real kind: peers find each other by mDNS (on loopback), link by QUIC, relay TCP, and the
+//! borrower speaks TLS with the origin through them. Only the lines are played: each peer's uplink is loopback with the
+//! limits that owners can set.
+//!
+//! Invariants: no root, no network, no file outside its own temporary directory, which goes when the household does.
+
+mod content;
+pub mod origin;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::api::{Failed, GetRequest, Handler, To, Transfer};
+use crate::identity::{StateDir, StateError};
+use crate::node::{Node, NodeConfig, NodeError};
+use crate::relay::{self, Cidr};
+use crate::task::Tasks;
+use crate::types::{LineId, Rate, UplinkKind, hex};
+use crate::uplink::limit::{Cap, Limiters};
+use crate::uplink::{Interface, Network, Uplink};
+
+use origin::{Authority, Options, Origin, OriginError};
+
+/// Long enough to see the bars, short enough to wait for: 11 s over the first line, 4 s over all.
+pub const SIZE: u64 = 24 << 20;
+/// Who lives here, and what each one's line brings in Mbit/s. The first is the one who downloads.
+pub const LINES: [(&str, u64); 4] = [("desk", 18), ("kitchen-pi", 20), ("attic-pi", 12), ("phone", 6)];
+/// Reserved for documentation: nobody's real host.
+const HOST: &str = "origin.example";
+const LOOPBACK: &str = "lo";
+/// mDNS on loopback takes milliseconds; who is not found by then will not be.
+const MEET_WITHIN: Duration = Duration::from_secs(10);
+const STOP_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why there is no demo.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// The temporary directory.
+    #[error("cannot use the temporary directory {}: {source}", path.display())]
+    Scratch {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The origin.
+    #[error(transparent)]
+    Origin(#[from] OriginError),
+    /// The origin's certificate.
+    #[error("the demo's own certificate cannot be used: {0}")]
+    Certificate(String),
+    /// A peer's state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A peer.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// mDNS.
+    #[error(
+        "the peers did not all find each other by mDNS on loopback within {} s ({found} of {} are there): is UDP port \
+         5353 blocked on `lo`?", MEET_WITHIN.as_secs(), LINES.len()
+    )]
+    NotFound {
+        /// How many are there.
+        found: usize,
+    },
+    /// TLS.
+    #[error("{}", .0.message)]
+    Tls(Failed),
+}
+
+/// Four peers and an origin.
+pub struct Household {
+    nodes: Vec<Arc<Node>>,
+    origin: Origin,
+    digest: String,
+    tasks: Tasks,
+    scratch: Scratch,
+}
+
+impl fmt::Debug for Household {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Household")
+            .field("scratch", &self.scratch.0)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Household {
+    /// Starts the origin and the peers, and waits until they have found each other.
+    ///
+    /// # Errors
+    /// Where something of it cannot be started, or mDNS does not work on loopback.
+    pub async fn start() -> Result<Self, DemoError> {
+        let tasks = Tasks::new();
+        let scratch = Scratch::new()?;
+        let authority = Authority::new()?;
+        let origin = Origin::start(
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            &[HOST],
+            &authority,
+            Options::default(),
+            &tasks,
+        )?;
+        let tls = trusting(&authority)?;
+        let mut nodes = Vec::new();
+        for (number, line) in (1u8..).zip(LINES) {
+            let state = StateDir::open(&scratch.0.join(line.0))?;
+            let config = peer(number, line, state, origin.address().port(), Arc::clone(&tls));
+            nodes.push(Node::start(config).await?);
+        }
+        let digest = hex(&origin.content_sha256(SIZE));
+        let household = Self {
+            nodes,
+            origin,
+            digest,
+            tasks,
+            scratch,
+        };
+        household.meet().await?;
+        Ok(household)
+    }
+
+    /// The first peer downloads, over everybody's lines or its own only.
+    ///
+    /// # Errors
+    /// Where the request is refused.
+    pub fn download(&self, pool: bool) -> Result<Transfer, Failed> {
+        let name = if pool { "with-everybody.bin" } else { "alone.bin" };
+        let port = self.origin.address().port();
+        self.nodes[0].get(GetRequest {
+            url: format!("https://{HOST}:{port}/big.bin/{SIZE}"),
+            headers: Vec::new(),
+            sha256: Some(self.digest.clone()),
+            to: To::File(self.scratch.0.join(name)),
+            pool,
+        })
+    }
+
+    /// Stops everything and removes what it wrote.
+    pub async fn stop(self) {
+        futures_util::future::join_all(self.nodes.iter().map(|node| node.stop())).await;
+        self.tasks.stop(STOP_WITHIN).await;
+    }
+
+    async fn meet(&self) -> Result<(), DemoError> {
+        let mut lanes = self.nodes[0].lanes();
+        let all = tokio::time::timeout(MEET_WITHIN, lanes.wait_for(|set| set.len() == LINES.len()));
+        let met = matches!(all.await, Ok(Ok(_)));
+        let found = self.nodes[0].lanes().borrow().len();
+        if met {
+            Ok(())
+        } else {
+            Err(DemoError::NotFound { found })
+        }
+    }
+}
+
+fn trusting(authority: &Authority) -> Result<Arc<rustls::ClientConfig>, DemoError> {
+    let certificate = CertificateDer::from_pem_slice(authority.pem().as_bytes());
+    let certificate = certificate.map_err(|e| DemoError::Certificate(e.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(certificate)
+        .map_err(|e| DemoError::Certificate(e.to_string()))?;
+    crate::download::config_with(roots)
+        .map(Arc::new)
+        .map_err(|e| DemoError::Tls(e.into()))
+}
+
+fn peer(
+    number: u8,
+    line: (&str, u64),
+    state: StateDir,
+    port: u16,
+    tls: Arc<rustls::ClientConfig>,
+) -> NodeConfig {
+    let uplink = format!("{} Mbit/s line", line.1);
+    let rate = Some(Rate::bits(line.1 * 1_000_000));
+    let limiters = Limiters::new([(uplink.clone(), Cap { down: rate, up: None })], Instant::now());
+    NodeConfig {
+        state,
+        name: line.0.into(),
+        port: Some(0),
+        interfaces: Some(vec![LOOPBACK.into()]),
+        peers: Vec::new(),
+        relay: relay::Config {
+            allow: vec![Cidr::v4([127, 0, 0, 0], 8)],
+            ports: vec![port],
+            names: BTreeMap::from([(HOST.into(), vec![IpAddr::V4(Ipv4Addr::LOCALHOST)])]),
+            limiters,
+            ..relay::Config::default()
+        },
+        network: Some(network(number, uplink)),
+        origins: Some(tls),
+    }
+}
+
+/// Loopback, as this peer's LAN and as its line.
+fn network(number: u8, uplink: String) -> Network {
+    let lan = Interface {
+        index: 1,
+        name: LOOPBACK.into(),
+        kind: UplinkKind::Virtual,
+        up: true,
+        loopback: true,
+        point_to_point: false,
+        multicast: true,
+        addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8)],
+        default_route: false,
+    };
+    let line = Uplink {
+        index: u32::from(number),
+        name: uplink,
+        kind: UplinkKind::Wired,
+        metered: false,
+        line: LineId([number; 8]),
+        v4: Some(Ipv4Addr::new(127, 0, 0, 10 + number)),
+        v6: None,
+        gateway: None,
+        metric: 0,
+        bind: false,
+    };
+    Network {
+        interfaces: vec![lan],
+        uplinks: vec![line],
+    }
+}
+
+/// A directory of this run's own; removed when dropped.
+#[derive(Debug)]
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self, DemoError> {
+        let path = std::env::temp_dir().join(format!("tributary-demo-{}", std::process::id()));
+        fs::create_dir(&path).map_err(|source| DemoError::Scratch {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(%error, path = %path_text(&self.0), "the demo's directory cannot be removed");
+        }
+    }
+}
+
+fn path_text(path: &Path) -> String {
+    path.display().to_string()
+}

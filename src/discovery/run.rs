@@ -1,0 +1,217 @@
+//! The task: follows the network's interfaces, feeds sightings into the table, tells its reader, and says goodbye.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mdns_sd::ServiceEvent;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::discovery::daemon::{self, Announcement, Face, Session};
+use crate::discovery::table::Table;
+use crate::discovery::{DiscoveryError, Event};
+use crate::uplink::Network;
+
+/// How often the library's cache is measured: a flood was seen to grow it by 10 MB a second.
+const CHECK: Duration = Duration::from_secs(2);
+/// Least time between two lives of the library's thread: an interface that flaps costs two packets each this long.
+const RESTART_GAP: Duration = Duration::from_millis(500);
+/// When to try again to end a thread that a flood keeps busy.
+const CLOSE_AGAIN: Duration = Duration::from_secs(1);
+/// When to try again what failed: no thread, no memory.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long after a new beginning those who have not answered are taken as gone: all answer within two seconds.
+const SETTLED: Duration = Duration::from_secs(10);
+/// When to ask anew after dropping new names of a flood: one of them may have been a peer.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// Discovery's state.
+pub(super) struct Run {
+    announcement: Announcement,
+    only: Option<Vec<String>>,
+    network: watch::Receiver<Arc<Network>>,
+    events: mpsc::Sender<Event>,
+    table: Table,
+    faces: Vec<Face>,
+    session: Option<Session>,
+    /// When the session was begun, if there was one yet.
+    begun: Option<Instant>,
+    restart_at: Option<Instant>,
+    ask_at: Option<Instant>,
+    /// When to forget whom nobody has seen since that count of the table's.
+    forget_at: Option<(Instant, u64)>,
+}
+
+impl Run {
+    /// Begins announcing and asking, if there is a LAN interface yet.
+    pub(super) fn start(
+        announcement: Announcement,
+        only: Option<Vec<String>>,
+        mut network: watch::Receiver<Arc<Network>>,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Self, DiscoveryError> {
+        let faces = daemon::faces(&network.borrow_and_update(), only.as_deref());
+        let session = open(&announcement, &faces)?;
+        let now = Instant::now();
+        let begun = session.is_some().then_some(now);
+        Ok(Self {
+            announcement,
+            only,
+            network,
+            events,
+            table: Table::new(now),
+            faces,
+            session,
+            begun,
+            restart_at: None,
+            ask_at: None,
+            forget_at: None,
+        })
+    }
+
+    /// Runs until `end` or until nobody reads events any more; then says goodbye.
+    pub(super) async fn until(mut self, end: CancellationToken) {
+        let mut check = tokio::time::interval_at(Instant::now() + CHECK, CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let events = self.events.clone();
+        loop {
+            tokio::select! {
+                () = end.cancelled() => break,
+                () = events.closed() => break,
+                // No more changes if the watcher is gone: what there is goes on.
+                Ok(()) = self.network.changed() => self.follow_network(),
+                // A session about to be replaced may be dead, and say so again and again.
+                event = next_event(self.session.as_ref()), if self.restart_at.is_none() => self.take(event),
+                Ok(permit) = events.reserve(), if self.table.has_event() => {
+                    if let Some(event) = self.table.next_event() {
+                        permit.send(event);
+                    }
+                }
+                () = at(self.restart_at) => self.restart().await,
+                () = at(self.ask_at) => self.ask_again(),
+                () = at(self.forget_at.map(|(time, _)| time)) => self.forget_unseen(),
+                _ = check.tick(), if self.restart_at.is_none() => self.check().await,
+            }
+        }
+        if let Some(session) = &self.session
+            && !session.close().await
+        {
+            tracing::warn!("the mDNS thread did not say goodbye in time");
+        }
+    }
+
+    fn follow_network(&mut self) {
+        let faces = daemon::faces(&self.network.borrow_and_update(), self.only.as_deref());
+        if faces != self.faces {
+            self.faces = faces;
+            self.restart_soon();
+        }
+    }
+
+    fn restart_soon(&mut self) {
+        let now = Instant::now();
+        self.restart_at = Some(self.begun.map_or(now, |begun| now.max(begun + RESTART_GAP)));
+    }
+
+    /// `None`: the library has closed the channel.
+    fn take(&mut self, event: Option<ServiceEvent>) {
+        match event {
+            Some(ServiceEvent::ServiceResolved(service)) => {
+                let found = daemon::candidate(&service, &self.network.borrow(), self.only.as_deref());
+                match found {
+                    Some(found) if found.instance == self.announcement.instance => {}
+                    Some(found) => {
+                        let now = Instant::now();
+                        if !self.table.seen(found, now) {
+                            self.ask_at.get_or_insert(now + ASK_AGAIN);
+                        }
+                    }
+                    // It has no address on this link any more.
+                    None => self.forget(&service.fullname),
+                }
+            }
+            Some(ServiceEvent::ServiceRemoved(_, fullname)) => self.forget(&fullname),
+            Some(_) => {}
+            None => self.ask_again(),
+        }
+    }
+
+    fn forget(&mut self, fullname: &str) {
+        if let Some(instance) = daemon::instance_of(fullname) {
+            self.table.lost(&instance);
+        }
+    }
+
+    /// The ended session took with it the word of who would have said goodbye or gone silent.
+    fn forget_unseen(&mut self) {
+        if let Some((_, count)) = self.forget_at.take() {
+            self.table.forget_unseen_since(count);
+        }
+    }
+
+    fn ask_again(&mut self) {
+        self.ask_at = None;
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if let Err(error) = session.browse_again() {
+            tracing::debug!(%error, "starting the mDNS thread anew");
+            self.restart_soon();
+        }
+    }
+
+    async fn check(&mut self) {
+        if let Some(session) = &self.session
+            && !session.is_sound().await
+        {
+            tracing::warn!("the mDNS cache grew beyond what peers explain, or hangs: starting anew");
+            self.restart_soon();
+        }
+    }
+
+    async fn restart(&mut self) {
+        if let Some(session) = &self.session
+            && !session.close().await
+        {
+            self.restart_at = Some(Instant::now() + CLOSE_AGAIN);
+            return;
+        }
+        self.session = None;
+        self.restart_at = None;
+        let now = Instant::now();
+        self.forget_at = Some((now + SETTLED, self.table.count()));
+        match open(&self.announcement, &self.faces) {
+            Ok(session) => {
+                self.begun = session.is_some().then_some(now);
+                self.session = session;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no discovery for now: trying again in {RETRY:?}");
+                self.restart_at = Some(now + RETRY);
+            }
+        }
+    }
+}
+
+fn open(announcement: &Announcement, faces: &[Face]) -> Result<Option<Session>, DiscoveryError> {
+    if faces.is_empty() {
+        tracing::info!("no LAN interface to look for peers on yet");
+        return Ok(None);
+    }
+    Session::open(announcement, faces).map(Some)
+}
+
+async fn next_event(session: Option<&Session>) -> Option<ServiceEvent> {
+    match session {
+        Some(session) => session.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

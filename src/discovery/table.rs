@@ -1,0 +1,306 @@
+//! The bounded memory of who has been seen, and what of it is still to be told.
+//!
+//! Pure. Invariants: at most [`MAX_CANDIDATES`] entries, at most [`MAX_PER_ADDRESS`] of them sharing an address (but for
+//! loopback); new ones come in at most [`NEW_PER_SECOND`]; what is to be told is bounded by the same numbers.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use tokio::time::Instant;
+
+use crate::discovery::{Candidate, Event};
+
+/// A household has a handful; a flood of names must not cost memory.
+pub(super) const MAX_CANDIDATES: usize = 256;
+/// Runs of one device that died without a goodbye, say; a newer one takes the place of the one longest unheard.
+pub(super) const MAX_PER_ADDRESS: usize = 4;
+/// New names taken in a second, and at once.
+pub(super) const NEW_PER_SECOND: f64 = 50.0;
+/// Names of lost candidates waiting to be told; more are dropped, as `Lost` is only a hint.
+const MAX_UNTOLD: usize = 2 * MAX_CANDIDATES;
+
+#[derive(Debug)]
+struct Entry {
+    candidate: Candidate,
+    /// Counts up with each sighting: the smallest was not seen for longest.
+    seen: u64,
+    told: bool,
+}
+
+/// Who has been seen.
+#[derive(Debug)]
+pub(super) struct Table {
+    entries: HashMap<String, Entry>,
+    untold: BTreeSet<String>,
+    clock: u64,
+    tokens: f64,
+    refilled: Instant,
+}
+
+impl Table {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            entries: HashMap::new(),
+            untold: BTreeSet::new(),
+            clock: 0,
+            tokens: NEW_PER_SECOND,
+            refilled: now,
+        }
+    }
+
+    /// Takes in a sighting. False if it was one new name too many for now: ask again later.
+    pub(super) fn seen(&mut self, candidate: Candidate, now: Instant) -> bool {
+        self.clock += 1;
+        let seen = self.clock;
+        if let Some(entry) = self.entries.get_mut(&candidate.instance) {
+            entry.seen = seen;
+            if entry.candidate == candidate {
+                return true;
+            }
+        } else if !self.take_token(now) {
+            return false;
+        }
+        let name = candidate.instance.clone();
+        // Its old entry must not count against it.
+        let told = self.entries.remove(&name).is_some_and(|e| e.told);
+        self.make_room(&candidate);
+        self.untold.insert(name.clone());
+        let entry = Entry {
+            candidate,
+            seen,
+            told,
+        };
+        self.entries.insert(name, entry);
+        true
+    }
+
+    /// Forgets one.
+    pub(super) fn lost(&mut self, instance: &str) {
+        let told = self.entries.remove(instance).is_some_and(|e| e.told);
+        self.untold.remove(instance);
+        if told && self.untold.len() < MAX_UNTOLD {
+            self.untold.insert(instance.to_owned());
+        }
+    }
+
+    /// Sightings so far.
+    pub(super) const fn count(&self) -> u64 {
+        self.clock
+    }
+
+    /// Forgets all that were seen last when [`count`](Self::count) was `count` or less.
+    pub(super) fn forget_unseen_since(&mut self, count: u64) {
+        let unseen = self.entries.values().filter(|e| e.seen <= count);
+        let unseen: Vec<String> = unseen.map(|e| e.candidate.instance.clone()).collect();
+        for instance in unseen {
+            self.lost(&instance);
+        }
+    }
+
+    /// Whether there is something to tell.
+    pub(super) fn has_event(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// The next thing to tell, in its newest state.
+    pub(super) fn next_event(&mut self) -> Option<Event> {
+        let instance = self.untold.pop_first()?;
+        Some(match self.entries.get_mut(&instance) {
+            Some(entry) => {
+                entry.told = true;
+                Event::Found(entry.candidate.clone())
+            }
+            None => Event::Lost { instance },
+        })
+    }
+
+    fn make_room(&mut self, newcomer: &Candidate) {
+        for ip in newcomer
+            .addresses
+            .iter()
+            .map(|a| a.ip())
+            .filter(|ip| !ip.is_loopback())
+        {
+            while self
+                .oldest(ip_of(ip), MAX_PER_ADDRESS)
+                .is_some_and(|name| self.evict(&name))
+            {}
+        }
+        while self
+            .oldest(|_| true, MAX_CANDIDATES)
+            .is_some_and(|name| self.evict(&name))
+        {}
+    }
+
+    /// The longest unheard of those that match, if they are `limit` or more.
+    fn oldest(&self, matching: impl Fn(&Candidate) -> bool, limit: usize) -> Option<String> {
+        let among = || self.entries.values().filter(|e| matching(&e.candidate));
+        if among().count() < limit {
+            return None;
+        }
+        among()
+            .min_by_key(|e| e.seen)
+            .map(|e| e.candidate.instance.clone())
+    }
+
+    fn evict(&mut self, instance: &str) -> bool {
+        let known = self.entries.contains_key(instance);
+        self.lost(instance);
+        known
+    }
+
+    fn take_token(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
+        self.refilled = now;
+        self.tokens = (self.tokens + passed * NEW_PER_SECOND).min(NEW_PER_SECOND);
+        let granted = self.tokens >= 1.0;
+        if granted {
+            self.tokens -= 1.0;
+        }
+        granted
+    }
+}
+
+fn ip_of(ip: IpAddr) -> impl Fn(&Candidate) -> bool {
+    move |candidate| candidate.addresses.iter().any(|a| a.ip() == ip)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    fn candidate(instance: &str, addresses: &[&str]) -> Candidate {
+        Candidate {
+            instance: instance.into(),
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        }
+    }
+
+    fn numbered(n: usize) -> Candidate {
+        let address = SocketAddr::from(([10, 0, (n / 250) as u8, (n % 250) as u8], 7));
+        Candidate {
+            instance: format!("{n:08x}"),
+            addresses: vec![address],
+        }
+    }
+
+    fn told(table: &mut Table) -> Vec<Event> {
+        std::iter::from_fn(|| table.next_event()).collect()
+    }
+
+    fn lost(instance: &str) -> Event {
+        Event::Lost {
+            instance: instance.into(),
+        }
+    }
+
+    #[test]
+    fn a_candidate_is_told_once_and_again_when_its_addresses_change() {
+        let now = Instant::now();
+        let mut table = Table::new(now);
+        let first = candidate("a", &["10.0.0.1:7"]);
+        let moved = candidate("a", &["10.0.0.2:7"]);
+        assert!(table.seen(first.clone(), now));
+        assert_eq!(told(&mut table), [Event::Found(first.clone())]);
+        assert!(table.seen(first, now) && !table.has_event());
+        assert!(table.seen(moved.clone(), now));
+        assert_eq!(told(&mut table), [Event::Found(moved)]);
+        table.lost("a");
+        assert_eq!(told(&mut table), [lost("a")]);
+        table.lost("a");
+        assert!(!table.has_event());
+    }
+
+    #[test]
+    fn those_not_seen_since_a_count_are_lost() {
+        let now = Instant::now();
+        let mut table = Table::new(now);
+        let (gone, here) = (
+            candidate("gone", &["10.0.0.1:7"]),
+            candidate("here", &["10.0.0.2:7"]),
+        );
+        table.seen(gone, now);
+        table.seen(here.clone(), now);
+        told(&mut table);
+        let count = table.count();
+        table.seen(here, now);
+        table.forget_unseen_since(count);
+        assert_eq!(told(&mut table), [lost("gone")]);
+    }
+
+    #[test]
+    fn what_comes_and_goes_before_anybody_asks_is_never_told() {
+        let now = Instant::now();
+        let mut table = Table::new(now);
+        table.seen(candidate("a", &["10.0.0.1:7"]), now);
+        table.lost("a");
+        assert!(!table.has_event());
+    }
+
+    #[test]
+    fn new_names_come_in_no_faster_than_the_bucket_fills_and_known_ones_always() {
+        let start = Instant::now();
+        let mut table = Table::new(start);
+        let taken = (0..1000).filter(|n| table.seen(numbered(*n), start)).count();
+        assert_eq!(taken, 50);
+        assert!(
+            table.seen(candidate("00000000", &["10.0.0.99:7"]), start),
+            "known"
+        );
+        let later = start + Duration::from_millis(100);
+        let taken = (1000..2000).filter(|n| table.seen(numbered(*n), later)).count();
+        assert_eq!(taken, 5);
+    }
+
+    #[test]
+    fn a_flood_over_a_minute_leaves_no_more_than_the_limit_and_the_recently_seen() {
+        let start = Instant::now();
+        let mut table = Table::new(start);
+        let friend = candidate("friend", &["192.168.1.2:7"]);
+        for n in 0..3000 {
+            let now = start + Duration::from_millis(20 * n as u64);
+            assert!(table.seen(numbered(n), now));
+            table.seen(friend.clone(), now);
+            let _ = table.next_event();
+            assert!(table.entries.len() <= MAX_CANDIDATES && table.untold.len() <= MAX_UNTOLD);
+        }
+        assert_eq!(table.entries.len(), MAX_CANDIDATES);
+        assert!(table.entries.contains_key("friend"), "heard of again and again");
+    }
+
+    #[test]
+    fn a_flood_that_nobody_reads_stays_bounded_too() {
+        let start = Instant::now();
+        let mut table = Table::new(start);
+        for n in 0..5000 {
+            table.seen(numbered(n), start + Duration::from_millis(20 * n as u64));
+        }
+        assert_eq!(told(&mut table).len(), MAX_CANDIDATES, "only those still there");
+    }
+
+    #[test]
+    fn of_many_names_at_one_address_the_newest_stay() {
+        let now = Instant::now();
+        let mut table = Table::new(now);
+        for name in ["a", "b", "c", "d", "e"] {
+            assert!(table.seen(candidate(name, &["10.0.0.1:7", "10.0.0.2:7"]), now));
+        }
+        let mut left: Vec<_> = table.entries.keys().cloned().collect();
+        left.sort();
+        assert_eq!(left, ["b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn peers_of_one_machine_on_loopback_are_not_limited_by_address() {
+        let now = Instant::now();
+        let mut table = Table::new(now);
+        for n in 0..20 {
+            let address = format!("127.0.0.1:{}", 1000 + n);
+            assert!(table.seen(candidate(&format!("{n}"), &[&address]), now));
+        }
+        assert_eq!(table.entries.len(), 20);
+    }
+}

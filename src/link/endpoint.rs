@@ -1,0 +1,114 @@
+//! The QUIC endpoint: one UDP socket that cannot be reached from behind a router, with limits for a 512 MB device.
+//!
+//! TTL 1 means that the first router drops what we send: no host behind one can complete a handshake, whatever it
+//! spoofs (SEC-F1). Every limit quinn has is set here, because its defaults are made for servers.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::identity::{self, DeviceKey};
+
+use super::LinkError;
+
+/// A peer that is gone is known to be after this; its work is taken over by others before (see `stripe`).
+const IDLE_TIMEOUT_MS: u32 = 3_500;
+/// Three of them fit into the idle timeout, so two lost in a row do no harm.
+const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
+/// Streams one peer may have open. Twice what the relay lets one peer use, because quinn tells the other end of freed
+/// streams only by the eighth: a borrower at the relay's limit must still be able to ask, to hear that it is busy.
+const MAX_TUNNELS: u32 = 32;
+/// The control stream, and one spare while it is replaced.
+const MAX_UNI: u32 = 2;
+/// Bandwidth-delay product of gigabit Ethernet at 8 ms, a loaded Wi-Fi's round trip.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// Four busy tunnels at once; what a borrower may have to buffer for one lender.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+/// What a lender buffers for one borrower until it is acknowledged.
+const SEND_WINDOW: u64 = 4 << 20;
+/// Handshakes under way at most (SEC-A14).
+pub(super) const MAX_HANDSHAKES: usize = 64;
+/// A LAN's round trip is far below QUIC's default guess of 333 ms, which delays the first retransmissions.
+const INITIAL_RTT: Duration = Duration::from_millis(50);
+/// Room for bursts: a gigabit LAN delivers 1 MiB in the 8 ms a busy Pi may take to get to it.
+const SOCKET_BUFFER: usize = 1 << 20;
+
+/// Binds the socket and makes the endpoint with the settings for dialling from it.
+pub(super) fn open(key: &DeviceKey, port: u16) -> Result<(quinn::Endpoint, quinn::ClientConfig), LinkError> {
+    let transport = Arc::new(transport());
+    let server = identity::tls_server(key).map_err(LinkError::Tls)?;
+    let server = QuicServerConfig::try_from(server).map_err(|_| LinkError::NoInitialCipher)?;
+    let mut server = ServerConfig::with_crypto(Arc::new(server));
+    server
+        .transport_config(Arc::clone(&transport))
+        .migration(false)
+        .max_incoming(MAX_HANDSHAKES)
+        .incoming_buffer_size(64 * 1024)
+        .incoming_buffer_size_total(1024 * 1024);
+    let client = identity::tls_client(key).map_err(LinkError::Tls)?;
+    let client = QuicClientConfig::try_from(client).map_err(|_| LinkError::NoInitialCipher)?;
+    let mut client = quinn::ClientConfig::new(Arc::new(client));
+    client.transport_config(transport);
+
+    let socket = bind(port).map_err(|source| LinkError::Bind { port, source })?;
+    let runtime = Arc::new(TokioRuntime);
+    let endpoint = quinn::Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime);
+    Ok((
+        endpoint.map_err(|source| LinkError::Bind { port, source })?,
+        client,
+    ))
+}
+
+fn transport() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_concurrent_bidi_streams(VarInt::from_u32(MAX_TUNNELS))
+        .max_concurrent_uni_streams(VarInt::from_u32(MAX_UNI))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .initial_rtt(INITIAL_RTT)
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+/// Both families on one socket; IPv4 alone where the kernel has no IPv6.
+fn bind(port: u16) -> io::Result<std::net::UdpSocket> {
+    match bind_v6(port) {
+        Ok(socket) => Ok(socket),
+        Err(e) if e.raw_os_error() == Some(nix::errno::Errno::EAFNOSUPPORT as i32) => bind_v4(port),
+        Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => bind_v4(port),
+        Err(e) => Err(e),
+    }
+}
+
+fn bind_v6(port: u16) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_only_v6(false)?;
+    socket.set_unicast_hops_v6(1)?;
+    // For what goes to v4-mapped addresses, Linux takes this one.
+    socket.set_ttl_v4(1)?;
+    finish(socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)))
+}
+
+fn bind_v4(port: u16) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_ttl_v4(1)?;
+    finish(socket, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+}
+
+fn finish(socket: Socket, address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    // The kernel's own maximum may be lower; then it gives what it can.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}

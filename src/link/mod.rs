@@ -1,0 +1,321 @@
+//! The authenticated transport between peers: one QUIC connection to each, with a control stream each way and one
+//! stream for each tunnel.
+//!
+//! A link begins with a handshake that proves both keys, then both ends say [`Hello`]; only then does the peer exist
+//! for the rest of the program. Discovery, addresses and names are hints and prove nothing.
+//!
+//! Invariants: at most one link for each peer and [`MAX_LINKS`](table::MAX_LINKS) in all; no handshake with a host
+//! that is not on the LAN; every wait, queue and buffer is bounded.
+
+mod endpoint;
+mod session;
+mod table;
+mod tunnel;
+pub mod wire;
+
+pub use tunnel::{Incoming, TunnelError, TunnelStream};
+pub use wire::{Hello, Offer, Open, Refusal};
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{Semaphore, mpsc, watch};
+
+use crate::identity::DeviceKey;
+use crate::task::Tasks;
+use crate::types::PeerId;
+
+use table::Table;
+
+/// Both ends prove their keys within this, on a LAN a matter of milliseconds.
+const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
+/// The UDP port where peers look for each other when they only know an address: from the unassigned range.
+pub const DEFAULT_PORT: u16 = 7436;
+
+/// Between two addresses of one peer: long enough for the first to answer on a LAN.
+const DIAL_STAGGER: Duration = Duration::from_millis(150);
+/// Addresses of one peer that are tried; more are noise.
+const MAX_DIAL_ADDRESSES: usize = 8;
+/// News and requests waiting for the node; beyond that their senders wait, or are refused.
+const QUEUE: usize = 128;
+
+/// Says whether an address is on the LAN.
+pub type Gate = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// What links need to know of this device.
+pub struct LinkConfig {
+    /// UDP port; 0 takes any.
+    pub port: u16,
+    /// What the owner calls this device.
+    pub name: String,
+    /// What it lends; a change is told to every peer.
+    pub offers: watch::Receiver<Vec<Offer>>,
+    /// Which addresses are on the LAN.
+    pub gate: Gate,
+}
+
+impl fmt::Debug for LinkConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkConfig")
+            .field("port", &self.port)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why links cannot be made at all.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The UDP socket.
+    #[error("cannot open UDP port {port}: {source}")]
+    Bind {
+        /// Which.
+        port: u16,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The key or the provider.
+    #[error("cannot set up TLS: {0}")]
+    Tls(rustls::Error),
+    /// AES-128-GCM is missing, which QUIC cannot do without.
+    #[error("the crypto provider lacks the cipher QUIC begins with")]
+    NoInitialCipher,
+    /// The system's random source failed.
+    #[error("the system gives no random numbers")]
+    NoRandom,
+}
+
+/// Why a dial brought no link.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No address is on the LAN.
+    #[error("none of the addresses is on this LAN")]
+    OffLink,
+    /// It is this very device.
+    #[error("that is this device")]
+    Ourselves,
+    /// There is a link to that peer already.
+    #[error("there is a link to that peer already")]
+    Duplicate,
+    /// Too many links.
+    #[error("there are {} links already", table::MAX_LINKS)]
+    Full,
+    /// The handshake failed.
+    #[error("no peer answers there: {0}")]
+    Handshake(String),
+    /// The peer did not behave as one.
+    #[error("the peer broke the protocol: {0}")]
+    Protocol(#[from] wire::WireError),
+}
+
+/// News of links.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// A peer is there.
+    Up(Arc<Link>),
+    /// A peer lends something else now; see [`Link::offers`].
+    Changed(PeerId),
+    /// A peer is gone.
+    Down(Arc<Link>),
+}
+
+/// One peer's link.
+pub struct Link {
+    connection: quinn::Connection,
+    peer: PeerId,
+    name: String,
+    offers: watch::Sender<Vec<Offer>>,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Link {
+    /// Whose it is.
+    pub const fn peer(&self) -> PeerId {
+        self.peer
+    }
+
+    /// What the peer calls itself, cleaned; for people only.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the peer lends now.
+    pub fn offers(&self) -> Vec<Offer> {
+        self.offers.borrow().clone()
+    }
+
+    /// Where the peer is.
+    pub fn address(&self) -> SocketAddr {
+        unmapped(self.connection.remote_address())
+    }
+
+    /// The link's round trip time.
+    pub fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+
+    /// Whether the link still stands.
+    pub fn is_up(&self) -> bool {
+        self.connection.close_reason().is_none()
+    }
+
+    /// Asks the peer to open a tunnel; gives the address it reached and the stream.
+    ///
+    /// # Errors
+    /// Where the peer refuses, does not answer, or the link is gone.
+    pub async fn open(&self, open: &Open) -> Result<(SocketAddr, TunnelStream), TunnelError> {
+        tunnel::open(&self.connection, open).await
+    }
+}
+
+/// All links of this device. Clones share them.
+#[derive(Clone)]
+pub struct Links {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: quinn::Endpoint,
+    client: quinn::ClientConfig,
+    id: PeerId,
+    session: u64,
+    name: String,
+    offers: watch::Receiver<Vec<Offer>>,
+    gate: Gate,
+    table: Mutex<Table<Arc<Link>>>,
+    events: mpsc::Sender<LinkEvent>,
+    tunnels: mpsc::Sender<Incoming>,
+    tasks: Tasks,
+    handshakes: Semaphore,
+}
+
+impl fmt::Debug for Links {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Links")
+            .field("id", &self.inner.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Links {
+    /// Opens the socket and begins to accept peers. Their news and their requests for tunnels come by the channels.
+    ///
+    /// # Errors
+    /// Where the socket or TLS cannot be set up.
+    pub fn start(
+        config: LinkConfig,
+        key: &DeviceKey,
+        tasks: &Tasks,
+    ) -> Result<(Self, mpsc::Receiver<LinkEvent>, mpsc::Receiver<Incoming>), LinkError> {
+        let (endpoint, client) = endpoint::open(key, config.port)?;
+        let (events, event_receiver) = mpsc::channel(QUEUE);
+        let (tunnels, tunnel_receiver) = mpsc::channel(QUEUE);
+        let inner = Arc::new(Inner {
+            endpoint,
+            client,
+            id: key.id(),
+            session: random_session()?,
+            name: wire::clean(&config.name),
+            offers: config.offers,
+            gate: config.gate,
+            table: Mutex::new(Table::new()),
+            events,
+            tunnels,
+            tasks: tasks.clone(),
+            handshakes: Semaphore::new(endpoint::MAX_HANDSHAKES),
+        });
+        tasks.spawn("accept-links", session::accept(Arc::clone(&inner)));
+        Ok((Self { inner }, event_receiver, tunnel_receiver))
+    }
+
+    /// The UDP port peers reach us at.
+    ///
+    /// # Errors
+    /// Where the socket is gone.
+    pub fn port(&self) -> io::Result<u16> {
+        Ok(self.inner.endpoint.local_addr()?.port())
+    }
+
+    /// Every link that stands.
+    pub fn all(&self) -> Vec<Arc<Link>> {
+        self.inner
+            .table()
+            .links()
+            .filter(|l| l.is_up())
+            .cloned()
+            .collect()
+    }
+
+    /// Dials a peer at the first of its addresses that answers.
+    ///
+    /// # Errors
+    /// Where none is on the LAN or none answers, or where there is a link already.
+    pub async fn dial(&self, addresses: &[SocketAddr]) -> Result<PeerId, DialError> {
+        let known: Vec<SocketAddr> = self.all().iter().map(|l| l.address()).collect();
+        if addresses.iter().any(|a| known.contains(a)) {
+            return Err(DialError::Duplicate);
+        }
+        let on_link = addresses
+            .iter()
+            .filter(|a| (self.inner.gate)(a.ip()))
+            .take(MAX_DIAL_ADDRESSES);
+        let mut attempts: FuturesUnordered<_> = on_link
+            .enumerate()
+            .map(|(n, &address)| self.dial_one(address, n))
+            .collect();
+        let mut failure = DialError::OffLink;
+        while let Some(result) = attempts.next().await {
+            match result {
+                Err(DialError::Handshake(why)) => failure = DialError::Handshake(why),
+                decided => return decided,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Closes every link; the peers hear `Bye` first (see [`Tasks::stop`]). Waits until that has left the device.
+    pub async fn close(&self) {
+        self.inner.endpoint.close(session::LEAVING, b"bye");
+        self.inner.endpoint.wait_idle().await;
+    }
+
+    async fn dial_one(&self, address: SocketAddr, nth: usize) -> Result<PeerId, DialError> {
+        let stagger = DIAL_STAGGER * u32::try_from(nth).unwrap_or(u32::MAX);
+        tokio::time::sleep(stagger).await;
+        session::dial(&self.inner, address).await
+    }
+}
+
+impl Inner {
+    fn table(&self) -> MutexGuard<'_, Table<Arc<Link>>> {
+        // A panic while it was held cannot leave the table half changed: each change is one call.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// `::ffff:10.0.0.1`, as a dual-stack socket has it, is `10.0.0.1` to everybody else.
+fn unmapped(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::new(IpAddr::V4(v4), address.port()),
+        IpAddr::V6(_) => address,
+    }
+}
+
+fn random_session() -> Result<u64, LinkError> {
+    let random = ring::rand::generate::<[u8; 8]>(&ring::rand::SystemRandom::new());
+    Ok(u64::from_be_bytes(
+        random.map_err(|_| LinkError::NoRandom)?.expose(),
+    ))
+}

@@ -1,0 +1,272 @@
+//! The life of one link: handshake, `Hello` both ways, then control messages and tunnels until it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::{RecvStream, SendStream, VarInt};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{mpsc, watch};
+
+use crate::identity::peer_of_spki;
+use crate::types::PeerId;
+
+use super::table::{Entry, Verdict};
+use super::wire::{self, Hello, Message, Refusal, WireError};
+use super::{DialError, HANDSHAKE_WITHIN, Incoming, Inner, Link, LinkEvent, unmapped};
+
+/// The end leaves; nothing is wrong.
+pub(super) const LEAVING: VarInt = VarInt::from_u32(0);
+const DUPLICATE: VarInt = VarInt::from_u32(2);
+const OURSELVES: VarInt = VarInt::from_u32(3);
+const FULL: VarInt = VarInt::from_u32(4);
+const PROTOCOL: VarInt = VarInt::from_u32(5);
+/// A peer that says nothing after its handshake only holds a place (SEC-A15).
+const HELLO_WITHIN: Duration = Duration::from_secs(3);
+/// Above this many handshakes under way, a source must first prove its address (SEC-A14).
+const RETRY_ABOVE: usize = 16;
+/// The server name is not sent and means nothing; TLS wants one.
+const NO_NAME: &str = "peer.invalid";
+
+/// Accepts peers for as long as the endpoint lives.
+pub(super) async fn accept(inner: Arc<Inner>) {
+    while let Some(incoming) = inner.endpoint.accept().await {
+        let from = unmapped(incoming.remote_address());
+        if !(inner.gate)(from.ip()) {
+            incoming.ignore();
+            continue;
+        }
+        let pending = super::endpoint::MAX_HANDSHAKES - inner.handshakes.available_permits();
+        if pending > RETRY_ABOVE && !incoming.remote_address_validated() && incoming.may_retry() {
+            // An error only says that this source was validated meanwhile; it will come again.
+            let _ = incoming.retry();
+            continue;
+        }
+        let inner_task = Arc::clone(&inner);
+        inner.tasks.spawn("accept-link", async move {
+            let Ok(_permit) = inner_task.handshakes.try_acquire() else {
+                incoming.ignore();
+                return;
+            };
+            let Ok(connecting) = incoming.accept() else { return };
+            if let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await
+                && let Err(error) = establish(&inner_task, connection).await
+            {
+                tracing::debug!(%error, "a peer's link did not come about");
+            }
+        });
+    }
+}
+
+/// Dials one address and, where a peer answers, makes the link.
+pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<PeerId, DialError> {
+    let handshake = |why: String| DialError::Handshake(why);
+    let target = for_socket(inner, address);
+    let connecting = inner.endpoint.connect_with(inner.client.clone(), target, NO_NAME);
+    let connecting = connecting.map_err(|e| handshake(e.to_string()))?;
+    let connection = tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await;
+    let connection = connection
+        .map_err(|_| handshake("no answer".into()))?
+        .map_err(|e| handshake(e.to_string()))?;
+    establish(inner, connection).await
+}
+
+/// A dual-stack socket sends to IPv4 by way of mapped addresses.
+fn for_socket(inner: &Inner, address: SocketAddr) -> SocketAddr {
+    match (inner.endpoint.local_addr(), address) {
+        (Ok(SocketAddr::V6(_)), SocketAddr::V4(v4)) => {
+            SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+        }
+        _ => address,
+    }
+}
+
+async fn establish(inner: &Arc<Inner>, connection: quinn::Connection) -> Result<PeerId, DialError> {
+    let Some(peer) = identity_of(&connection) else {
+        connection.close(PROTOCOL, b"");
+        return Err(WireError::Malformed.into());
+    };
+    if peer == inner.id {
+        connection.close(OURSELVES, b"");
+        return Err(DialError::Ourselves);
+    }
+    let greeted = tokio::time::timeout(HELLO_WITHIN, greet(inner, &connection)).await;
+    let (hello, control) = match greeted {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(error)) => {
+            // A link refused as a duplicate while we greet is no fault of the peer's.
+            let duplicate = closed_with(&connection, DUPLICATE);
+            connection.close(PROTOCOL, b"");
+            return Err(if duplicate {
+                DialError::Duplicate
+            } else {
+                error.into()
+            });
+        }
+        Err(_) => {
+            connection.close(PROTOCOL, b"");
+            return Err(DialError::Handshake("no greeting".into()));
+        }
+    };
+    let mut tie = [0; 8];
+    if connection
+        .export_keying_material(&mut tie, b"tributary tie", b"")
+        .is_err()
+    {
+        return Err(WireError::Malformed.into());
+    }
+    let (offers, _) = watch::channel(hello.uplinks);
+    let link = Arc::new(Link {
+        connection,
+        peer,
+        name: hello.name,
+        offers,
+    });
+    let entry = Entry {
+        link: Arc::clone(&link),
+        session: hello.session,
+        tie,
+        since: Instant::now(),
+    };
+    let verdict = inner.table().insert(peer, entry);
+    match verdict {
+        Verdict::Kept { replaced } => {
+            if let Some(old) = replaced {
+                old.connection.close(DUPLICATE, b"");
+            }
+            inner
+                .tasks
+                .spawn_graceful("link", live(Arc::clone(inner), link, control));
+            Ok(peer)
+        }
+        Verdict::Duplicate => {
+            link.connection.close(DUPLICATE, b"");
+            Err(DialError::Duplicate)
+        }
+        Verdict::Full => {
+            link.connection.close(FULL, b"");
+            Err(DialError::Full)
+        }
+    }
+}
+
+fn identity_of(connection: &quinn::Connection) -> Option<PeerId> {
+    let keys = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
+    match keys.as_slice() {
+        [spki] => peer_of_spki(spki),
+        _ => None,
+    }
+}
+
+fn closed_with(connection: &quinn::Connection, code: VarInt) -> bool {
+    matches!(connection.close_reason(),
+        Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == code)
+}
+
+/// The two control streams, once both ends have greeted.
+struct Control {
+    send: SendStream,
+    recv: RecvStream,
+    /// What we last said we lend: later changes are told.
+    offers: watch::Receiver<Vec<wire::Offer>>,
+}
+
+async fn greet(inner: &Inner, connection: &quinn::Connection) -> Result<(Hello, Control), WireError> {
+    let broken = |e: quinn::ConnectionError| WireError::Io(e.into());
+    let mut offers = inner.offers.clone();
+    let uplinks = offers.borrow_and_update().clone();
+    let hello = Hello {
+        name: inner.name.clone(),
+        session: inner.session,
+        uplinks,
+    };
+    let mut send = connection.open_uni().await.map_err(broken)?;
+    wire::send(&mut send, &Message::Hello(hello)).await?;
+    let mut recv = connection.accept_uni().await.map_err(broken)?;
+    match wire::receive(&mut recv).await? {
+        Message::Hello(hello) => Ok((hello, Control { send, recv, offers })),
+        _ => Err(WireError::Malformed),
+    }
+}
+
+/// Runs a link until either end leaves, breaks the protocol or falls silent.
+async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
+    tracing::info!(peer = %link.peer.short(), name = ?link.name, address = %link.address(), "peer joined");
+    let up = inner.events.send(LinkEvent::Up(Arc::clone(&link))).await.is_ok();
+    if up {
+        let Control {
+            mut send,
+            recv,
+            offers,
+        } = control;
+        tokio::select! {
+            error = hear(&inner, &link, recv) => {
+                tracing::debug!(peer = %link.peer.short(), %error, "control stream ended");
+                link.connection.close(PROTOCOL, b"");
+            }
+            () = tell(&mut send, offers) => {}
+            () = accept_tunnels(&inner, &link) => {}
+            () = inner.tasks.token().cancelled() => {
+                // Best effort: the close that follows says the same.
+                let _ = wire::send(&mut send, &Message::Bye).await;
+                link.connection.close(LEAVING, b"bye");
+            }
+        }
+    }
+    if inner.table().remove(link.peer, |l| Arc::ptr_eq(l, &link)) {
+        tracing::info!(peer = %link.peer.short(), name = ?link.name, "peer left");
+        // Nobody listens any more when the whole node ends.
+        let _ = inner.events.send(LinkEvent::Down(link)).await;
+    }
+}
+
+/// Reads control messages; returns why there are no more.
+async fn hear(inner: &Inner, link: &Link, mut recv: RecvStream) -> WireError {
+    loop {
+        match wire::receive(&mut recv).await {
+            Ok(Message::Offers(offers)) => {
+                link.offers.send_replace(offers);
+                if inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                    return WireError::Malformed;
+                }
+            }
+            Ok(Message::Bye) => {
+                link.offers.send_replace(Vec::new());
+                let _ = inner.events.send(LinkEvent::Changed(link.peer)).await;
+            }
+            Ok(Message::Unknown(kind)) => tracing::trace!(kind, "skipped a message of a later version"),
+            Ok(Message::Hello(_)) => return WireError::Malformed,
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Tells the peer each change of what we lend; returns when the link is gone.
+async fn tell(send: &mut SendStream, mut offers: watch::Receiver<Vec<wire::Offer>>) {
+    while offers.changed().await.is_ok() {
+        let now = offers.borrow_and_update().clone();
+        if wire::send(send, &Message::Offers(now)).await.is_err() {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Hands the peer's requests for tunnels on; returns when the link is gone.
+async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
+    while let Ok((send, recv)) = link.connection.accept_bi().await {
+        let tunnels: mpsc::Sender<Incoming> = inner.tunnels.clone();
+        let peer = link.peer;
+        inner.tasks.spawn("tunnel-request", async move {
+            let Some(incoming) = Incoming::read(peer, send, recv).await else {
+                return;
+            };
+            if let Err(mpsc::error::TrySendError::Full(incoming)) = tunnels.try_send(incoming) {
+                incoming.refuse(Refusal::Busy).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,168 @@
+//! A tunnel: one TCP connection to an origin, carried in one QUIC stream.
+//!
+//! Invariant: a tunnel dropped before it was shut down is reset both ways, so that the lender stops its origin at
+//! once instead of filling buffers for nobody.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::types::PeerId;
+
+use super::wire::{self, Answer, Open, Refusal, WireError};
+
+/// A stream that is cut off rather than ended.
+const ABORTED: VarInt = VarInt::from_u32(1);
+/// A lender resolves and dials for at most 10 s; after that and a LAN round trip there will be no answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(12);
+/// The request follows the opening of a stream at once; who waits here only holds a stream.
+pub(super) const OPEN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Why there is no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The lender said no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The link is gone.
+    #[error("the link to the peer is gone: {0}")]
+    Link(#[from] quinn::ConnectionError),
+    /// The lender's answer was no answer.
+    #[error("the peer broke the protocol: {0}")]
+    Wire(#[from] WireError),
+    /// No answer in time.
+    #[error("the peer did not answer within {} s", ANSWER_WITHIN.as_secs())]
+    Timeout,
+}
+
+/// Asks the peer for a tunnel.
+pub(super) async fn open(
+    connection: &quinn::Connection,
+    open: &Open,
+) -> Result<(SocketAddr, TunnelStream), TunnelError> {
+    let answered = tokio::time::timeout(ANSWER_WITHIN, async {
+        let (send, recv) = connection.open_bi().await?;
+        let mut stream = TunnelStream::new(send, recv);
+        wire::send_open(&mut stream, open).await?;
+        let answer = wire::receive_answer(&mut stream).await?;
+        Ok::<_, TunnelError>((answer, stream))
+    });
+    match answered.await {
+        Ok(Ok((Answer::Opened(address), stream))) => Ok((address, stream)),
+        Ok(Ok((Answer::Refused(reason), _))) => Err(reason.into()),
+        Ok(Err(e)) => Err(e),
+        Err(_) => Err(TunnelError::Timeout),
+    }
+}
+
+/// A peer's request for a tunnel, to be accepted or refused.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Who asks, proved by the link.
+    pub peer: PeerId,
+    /// For what.
+    pub open: Open,
+    stream: TunnelStream,
+}
+
+impl Incoming {
+    /// Reads the request from a stream the peer opened.
+    pub(super) async fn read(peer: PeerId, send: SendStream, recv: RecvStream) -> Option<Self> {
+        let mut stream = TunnelStream::new(send, recv);
+        let open = tokio::time::timeout(OPEN_WITHIN, wire::receive_open(&mut stream)).await;
+        match open {
+            Ok(Ok(open)) => Some(Self { peer, open, stream }),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a peer's stream did not begin with a request");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Says that the tunnel is open and leads to `address`.
+    ///
+    /// # Errors
+    /// Where the borrower is gone.
+    pub async fn accept(mut self, address: SocketAddr) -> io::Result<TunnelStream> {
+        wire::send_answer(&mut self.stream, Answer::Opened(address))
+            .await
+            .map_err(io::Error::other)?;
+        Ok(self.stream)
+    }
+
+    /// Says why there is no tunnel.
+    pub async fn refuse(mut self, reason: Refusal) {
+        if wire::send_answer(&mut self.stream, Answer::Refused(reason))
+            .await
+            .is_ok()
+        {
+            self.stream.finish();
+        }
+    }
+}
+
+/// The two directions of a tunnel. `shutdown` ends one (half-close); dropping it before resets both.
+#[derive(Debug)]
+pub struct TunnelStream {
+    send: SendStream,
+    recv: RecvStream,
+    finished: bool,
+}
+
+impl TunnelStream {
+    const fn new(send: SendStream, recv: RecvStream) -> Self {
+        Self {
+            send,
+            recv,
+            finished: false,
+        }
+    }
+
+    fn finish(&mut self) {
+        // An error says that the peer has stopped reading: nothing is left to end.
+        let _ = self.send.finish();
+        self.finished = true;
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = self.send.reset(ABORTED);
+        }
+        let _ = self.recv.stop(ABORTED);
+    }
+}
+
+impl AsyncRead for TunnelStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+    }
+}
+
+impl AsyncWrite for TunnelStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.finished {
+            self.finish();
+        }
+        Poll::Ready(Ok(()))
+    }
+}

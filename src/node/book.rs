@@ -1,0 +1,115 @@
+//! Where peers were last met, so that they find each other again on a LAN without multicast, and after a restart
+//! before mDNS has said a word.
+//!
+//! Invariants: bounded; an address here is a hint to dial, never an identity; the file is written seldom, because it
+//! may lie on an SD card.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::identity::StateDir;
+use crate::types::PeerId;
+
+const FILE: &str = "peers.json";
+/// As many as there can be links; the one met longest ago makes room.
+const MAX_ENTRIES: usize = 64;
+
+/// One peer and where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    peer: PeerId,
+    address: SocketAddr,
+}
+
+/// The last-known addresses, the latest met last.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    entries: VecDeque<Entry>,
+    changed: bool,
+}
+
+impl Book {
+    /// Reads the book; a missing or unreadable one is empty, because it only ever holds hints.
+    pub(super) fn load(state: &StateDir) -> Self {
+        let bytes = state.read(FILE).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the addresses of known peers cannot be read");
+            None
+        });
+        let entries = bytes
+            .and_then(|b| serde_json::from_slice::<VecDeque<Entry>>(&b).ok())
+            .unwrap_or_default();
+        let skip = entries.len().saturating_sub(MAX_ENTRIES);
+        Self {
+            entries: entries.into_iter().skip(skip).collect(),
+            changed: false,
+        }
+    }
+
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.entries.iter().map(|e| e.address)
+    }
+
+    /// Notes where a peer was met.
+    pub(super) fn met(&mut self, peer: PeerId, address: SocketAddr) {
+        let entry = Entry { peer, address };
+        if self.entries.contains(&entry) {
+            return;
+        }
+        self.entries.retain(|e| e.peer != peer);
+        if self.entries.len() == MAX_ENTRIES {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(entry);
+        self.changed = true;
+    }
+
+    /// Writes the book if it says something new.
+    pub(super) fn save(&mut self, state: &StateDir) {
+        if !std::mem::take(&mut self.changed) {
+            return;
+        }
+        let written = serde_json::to_vec(&self.entries).map_err(|e| e.to_string());
+        let written = written.and_then(|bytes| state.write(FILE, &bytes).map_err(|e| e.to_string()));
+        if let Err(error) = written {
+            tracing::warn!(%error, "the addresses of known peers cannot be kept");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(n: u8) -> (PeerId, SocketAddr) {
+        (PeerId([n; 32]), SocketAddr::from(([10, 0, 0, n], 7436)))
+    }
+
+    #[test]
+    fn peers_met_are_known_after_a_restart_at_their_latest_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut book = Book::load(&state);
+        book.met(peer(1).0, peer(9).1);
+        book.met(peer(2).0, peer(2).1);
+        book.met(peer(1).0, peer(1).1);
+        book.save(&state);
+        let again: Vec<_> = Book::load(&state).addresses().collect();
+        assert_eq!(again, [peer(2).1, peer(1).1]);
+    }
+
+    #[test]
+    fn the_book_is_bounded_and_a_damaged_one_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut book = Book::default();
+        for n in 0..=200 {
+            book.met(peer(n).0, peer(n).1);
+        }
+        assert_eq!(book.addresses().count(), MAX_ENTRIES);
+        assert_eq!(book.addresses().last(), Some(peer(200).1));
+        state.write(FILE, b"{").unwrap();
+        assert_eq!(Book::load(&state).addresses().count(), 0);
+    }
+}

@@ -1,0 +1,224 @@
+//! What the daemon does for its command line: says how things are, and downloads.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::api::convert::USAGE;
+use crate::api::{self, Done, Failed, GetRequest, Handler, Lent, Status, To, Transfer};
+use crate::download::{self, Context, Destination, Job};
+
+use crate::types::{Rate, sha256_from_hex};
+
+use super::Node;
+use super::lanes::Rates;
+
+/// Downloads under way, by a number that is never used again.
+#[derive(Debug, Default)]
+pub(super) struct Transfers {
+    running: BTreeMap<u64, watch::Receiver<download::Progress>>,
+    next: u64,
+}
+
+impl Handler for Node {
+    fn status(&self) -> Status {
+        let lanes = self.lanes.borrow().clone();
+        let lent = self.relay.lent();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            device: api::Device {
+                id: self.id.to_string(),
+                name: self.name.clone(),
+                port: self.port,
+            },
+            peers: self.links.all().iter().map(|l| peer(l)).collect(),
+            lanes: lanes
+                .iter()
+                .map(|lane| {
+                    let info = lane.info();
+                    api::Lane {
+                        owner: info.owner.clone(),
+                        uplink: info.uplink.clone(),
+                        lent: info.peer.is_some(),
+                        kind: info.kind,
+                        metered: info.metered,
+                        rate: self
+                            .rates
+                            .of(info.peer, &info.uplink)
+                            .or(info.hint)
+                            .map(Rate::as_bits),
+                    }
+                })
+                .collect(),
+            transfers: self
+                .transfers()
+                .running
+                .values()
+                .map(|p| (&*p.borrow()).into())
+                .collect(),
+            lent: Lent {
+                tunnels: lent.all.open,
+                down: lent.all.down,
+                up: lent.all.up,
+            },
+        }
+    }
+
+    fn get(&self, request: GetRequest) -> Result<Transfer, Failed> {
+        let (job, to) = job(request)?;
+        let stop = self.transfer_tasks.token().child_token();
+        let (progress, outcome) = self.download(job, to, stop.clone())?;
+        let (told, receiver) = watch::channel(api::Progress::default());
+        self.transfer_tasks.spawn("progress", follow(progress, told));
+        let outcome = outcome
+            .map(|result| result.map(Done::from).map_err(Failed::from))
+            .boxed();
+        Ok(Transfer {
+            progress: receiver,
+            outcome,
+            stop,
+        })
+    }
+}
+
+type Outcome = futures_util::future::BoxFuture<'static, Result<download::Outcome, download::DownloadError>>;
+
+impl Node {
+    /// Begins a download over all lanes; it goes on until it is done or stopped, whether or not it is waited for.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn download(
+        &self,
+        job: Job,
+        to: Destination,
+        stop: CancellationToken,
+    ) -> Result<(watch::Receiver<download::Progress>, Outcome), Failed> {
+        let tls = self.origin_tls()?;
+        let context = Context {
+            lanes: self.lanes(),
+            tls,
+            tasks: self.transfer_tasks.child(),
+        };
+        let (sender, progress) = watch::channel(download::Progress::default());
+        let number = self.register(progress.clone());
+        let transfers = Arc::clone(&self.transfers);
+        let running = self.transfer_tasks.spawn_graceful("download", async move {
+            let outcome = download::run(job, to, context, sender, stop).await;
+            unlocked(&transfers).running.remove(&number);
+            outcome
+        });
+        self.transfer_tasks
+            .spawn("learn-rates", learn(progress.clone(), self.rates.clone()));
+        let outcome = async move {
+            running.await.unwrap_or_else(|e| {
+                Err(download::DownloadError::Tls(format!(
+                    "the download's task failed: {e}"
+                )))
+            })
+        };
+        Ok((progress, outcome.boxed()))
+    }
+
+    /// Read anew for each download, so that a daemon at rest does not hold hundreds of certificates.
+    fn origin_tls(&self) -> Result<Arc<rustls::ClientConfig>, Failed> {
+        if let Some(tls) = &self.origins {
+            return Ok(Arc::clone(tls));
+        }
+        let (tls, authorities) = download::client_config().map_err(Failed::from)?;
+        tracing::debug!(%authorities, "origins must be vouched for");
+        Ok(tls)
+    }
+
+    fn register(&self, progress: watch::Receiver<download::Progress>) -> u64 {
+        let mut transfers = self.transfers();
+        let number = transfers.next;
+        transfers.next += 1;
+        transfers.running.insert(number, progress);
+        number
+    }
+
+    fn transfers(&self) -> MutexGuard<'_, Transfers> {
+        unlocked(&self.transfers)
+    }
+}
+
+fn unlocked(transfers: &std::sync::Mutex<Transfers>) -> MutexGuard<'_, Transfers> {
+    transfers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn peer(link: &crate::link::Link) -> api::Peer {
+    api::Peer {
+        id: link.peer().to_string(),
+        name: link.name().into(),
+        address: link.address().to_string(),
+        rtt_ms: link.rtt().as_secs_f64() * 1e3,
+        uplinks: link.offers().into_iter().map(|o| o.name).collect(),
+    }
+}
+
+/// Passes a download's progress on in the API's words.
+async fn follow(mut from: watch::Receiver<download::Progress>, to: watch::Sender<api::Progress>) {
+    loop {
+        to.send_replace((&*from.borrow_and_update()).into());
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A request as a job, or what is wrong with it.
+///
+/// # Errors
+/// Where the URL, a header, or the checksum is not one.
+pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
+    let wrong = |message: String| Failed { code: USAGE, message };
+    let url = Url::parse(&request.url).map_err(|e| {
+        wrong(format!(
+            "`{}` is not a URL ({e}); write one such as https://example.org/file",
+            request.url
+        ))
+    })?;
+    let mut headers = Vec::new();
+    for (name, value) in &request.headers {
+        let parsed = HeaderName::from_str(name)
+            .ok()
+            .zip(HeaderValue::from_str(value).ok());
+        headers.push(parsed.ok_or_else(|| wrong(format!("`{name}` is not a header that can be sent")))?);
+    }
+    let wrong_digest = || wrong("a SHA-256 is 64 hexadecimal digits".into());
+    let sha256 = request
+        .sha256
+        .as_deref()
+        .map(|hex| sha256_from_hex(hex).ok_or_else(wrong_digest))
+        .transpose()?;
+    let to = match request.to {
+        To::File(path) => Destination::File(path),
+        To::Directory(path) => Destination::Directory(path),
+    };
+    Ok((
+        Job {
+            url,
+            headers,
+            sha256,
+            pool: request.pool,
+        },
+        to,
+    ))
+}
+
+/// Remembers what each lane brings while a download runs: the hint for the next one.
+async fn learn(mut progress: watch::Receiver<download::Progress>, rates: Rates) {
+    while progress.changed().await.is_ok() {
+        let now = progress.borrow_and_update();
+        for lane in now.lanes.iter().filter(|l| l.rate > Rate::default()) {
+            rates.measured(lane.info.peer, &lane.info.uplink, lane.rate);
+        }
+    }
+}

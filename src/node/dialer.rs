@@ -1,0 +1,211 @@
+//! Whom to dial, and when: peers that mDNS found, that were met before, or that the owner named.
+//!
+//! Pure: time is an argument. Invariants: no more than [`MAX_TARGETS`] are remembered; at most [`PER_SECOND`] dials a
+//! second after a burst; a target that does not answer is asked ever more seldom, but always again.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+/// 256 candidates of discovery, and those that were met or named.
+const MAX_TARGETS: usize = 384;
+/// A flood of candidates must not make us a flood of dials (`threats.md` 1.4).
+const PER_SECOND: f64 = 4.0;
+/// A household that starts all at once is dialled at once.
+const BURST: f64 = 32.0;
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How soon a peer whose link broke is dialled again.
+const REDIAL: Duration = Duration::from_millis(300);
+
+/// How a target became known.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    /// mDNS found this instance.
+    Found(String),
+    /// The owner named it, or it was met before.
+    Known(SocketAddr),
+}
+
+#[derive(Debug)]
+struct State {
+    addresses: Vec<SocketAddr>,
+    next: Instant,
+    pause: Duration,
+    /// Being dialled right now.
+    busy: bool,
+}
+
+/// The plan. Ask [`Dialer::due`] until it gives nothing, then sleep until [`Dialer::timeout`].
+#[derive(Debug)]
+pub(super) struct Dialer {
+    targets: BTreeMap<Target, State>,
+    budget: f64,
+    filled: Instant,
+}
+
+impl Dialer {
+    pub(super) const fn new(now: Instant) -> Self {
+        Self {
+            targets: BTreeMap::new(),
+            budget: BURST,
+            filled: now,
+        }
+    }
+
+    /// A target became known, or is at other addresses now: it is dialled at once.
+    pub(super) fn add(&mut self, target: Target, addresses: Vec<SocketAddr>, now: Instant) {
+        let full = self.targets.len() >= MAX_TARGETS;
+        match self.targets.get_mut(&target) {
+            Some(state) if state.addresses == addresses => {}
+            Some(state) => {
+                state.addresses = addresses;
+                state.next = now;
+                state.pause = FIRST_PAUSE;
+            }
+            None if full => {}
+            None => {
+                let state = State {
+                    addresses,
+                    next: now,
+                    pause: FIRST_PAUSE,
+                    busy: false,
+                };
+                self.targets.insert(target, state);
+            }
+        }
+    }
+
+    /// The target is gone, as far as its source knows.
+    pub(super) fn forget(&mut self, target: &Target) {
+        self.targets.remove(target);
+    }
+
+    /// The link to a peer at this address broke: whoever is there is dialled again soon.
+    pub(super) fn broke(&mut self, address: SocketAddr, now: Instant) {
+        for state in self
+            .targets
+            .values_mut()
+            .filter(|s| s.addresses.contains(&address))
+        {
+            state.next = now + REDIAL;
+            state.pause = FIRST_PAUSE;
+        }
+    }
+
+    /// The next target to dial now, if the budget allows one.
+    pub(super) fn due(&mut self, now: Instant) -> Option<(Target, Vec<SocketAddr>)> {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.budget = passed.mul_add(PER_SECOND, self.budget).min(BURST);
+        self.filled = now;
+        if self.budget < 1.0 {
+            return None;
+        }
+        let (target, state) = self.targets.iter_mut().find(|(_, s)| !s.busy && s.next <= now)?;
+        self.budget -= 1.0;
+        state.busy = true;
+        Some((target.clone(), state.addresses.clone()))
+    }
+
+    /// A dial ended, whatever it brought: the target is asked again after a growing pause. One that is linked answers
+    /// the next question itself, with "duplicate" and without a packet.
+    pub(super) fn ended(&mut self, target: &Target, now: Instant) {
+        if let Some(state) = self.targets.get_mut(target) {
+            state.busy = false;
+            state.next = state.next.max(now + state.pause);
+            state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// When there may be somebody to dial.
+    pub(super) fn timeout(&self, now: Instant) -> Option<Instant> {
+        let next = self.targets.values().filter(|s| !s.busy).map(|s| s.next).min()?;
+        let budget = if self.budget >= 1.0 {
+            now
+        } else {
+            now + Duration::from_secs_f64(1.0 / PER_SECOND)
+        };
+        Some(next.max(budget))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 7436))
+    }
+
+    fn found(n: u8) -> Target {
+        Target::Found(format!("{n:03}"))
+    }
+
+    #[test]
+    fn a_new_candidate_is_dialled_at_once_and_then_ever_more_seldom() {
+        let mut now = Instant::now();
+        let mut dialer = Dialer::new(now);
+        dialer.add(found(1), vec![address(1)], now);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            let (target, _) = dialer.due(now).expect("due");
+            assert!(dialer.due(now).is_none(), "dialled twice at once");
+            dialer.ended(&target, now);
+            let next = dialer.timeout(now).unwrap();
+            pauses.push((next - now).as_secs());
+            now = next;
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_peer_whose_link_broke_is_dialled_again_soon() {
+        let now = Instant::now();
+        let mut dialer = Dialer::new(now);
+        dialer.add(Target::Known(address(1)), vec![address(1)], now);
+        for _ in 0..5 {
+            let at = dialer.timeout(now).unwrap();
+            let (target, _) = dialer.due(at).unwrap();
+            dialer.ended(&target, at);
+        }
+        let later = now + Duration::from_secs(40);
+        dialer.broke(address(1), later);
+        assert_eq!(dialer.timeout(later), Some(later + REDIAL));
+    }
+
+    #[test]
+    fn a_flood_of_candidates_makes_neither_a_flood_of_dials_nor_of_memory() {
+        let now = Instant::now();
+        let mut dialer = Dialer::new(now);
+        for n in 0..5_000u32 {
+            dialer.add(Target::Found(n.to_string()), vec![address(1)], now);
+        }
+        assert_eq!(dialer.targets.len(), MAX_TARGETS);
+        let mut dials = 0;
+        for tenth in 0..100u32 {
+            let at = now + Duration::from_millis(100) * tenth;
+            while let Some((target, _)) = dialer.due(at) {
+                dialer.ended(&target, at);
+                dials += 1;
+            }
+        }
+        assert!(
+            dials <= (BURST + 10.0 * PER_SECOND) as usize,
+            "{dials} dials in 10 s"
+        );
+    }
+
+    #[test]
+    fn other_addresses_of_the_same_candidate_are_tried_at_once() {
+        let now = Instant::now();
+        let mut dialer = Dialer::new(now);
+        dialer.add(found(1), vec![address(1)], now);
+        let (target, _) = dialer.due(now).unwrap();
+        dialer.ended(&target, now);
+        assert!(dialer.due(now).is_none());
+        dialer.add(found(1), vec![address(2)], now);
+        assert_eq!(dialer.due(now), Some((found(1), vec![address(2)])));
+        dialer.forget(&found(1));
+        assert_eq!(dialer.timeout(now), None);
+    }
+}

@@ -1,0 +1,358 @@
+//! The first bytes of a tunnel: on the web's two ports a borrower must speak the web, to the host it named (SEC-A8).
+//!
+//! On 443 that is a TLS ClientHello with this server name, on 80 an HTTP/1 request with this `Host`. Without this a
+//! borrower could use the uplink as a pipe for anything that listens on these ports. Other ports are open only where
+//! the owner has opened them, for whatever is spoken there. Invariant: nothing is passed on before it is judged, and
+//! at most [`MAX_FIRST`] bytes are looked at.
+
+use std::io;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// A ClientHello with post-quantum keys has 2 KiB, a request's header as servers limit it 8 KiB.
+const MAX_FIRST: usize = 16 << 10;
+/// What is read at once: most first flights fit.
+const STEP: usize = 2 << 10;
+
+/// What must come first on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    /// A ClientHello with the host's name.
+    Tls,
+    /// A request to the host.
+    Http,
+    /// Anything.
+    Any,
+}
+
+/// What bytes say so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Right as far as it goes.
+    More,
+    /// The protocol, and the host.
+    Right,
+    /// Something else.
+    Wrong,
+}
+
+impl Protocol {
+    /// What is spoken on `port`.
+    pub(super) const fn on(port: u16) -> Self {
+        match port {
+            443 => Self::Tls,
+            80 => Self::Http,
+            _ => Self::Any,
+        }
+    }
+
+    fn judge(self, bytes: &[u8], host: &str) -> Verdict {
+        match self {
+            Self::Tls => tls(bytes, host),
+            Self::Http => http(bytes, host),
+            Self::Any => Verdict::Right,
+        }
+    }
+}
+
+/// Reads from a tunnel until its first bytes are known to be right; they are then to be passed on.
+///
+/// # Errors
+/// `InvalidData` if they are something else, `UnexpectedEof` if they end too soon, what reading says.
+pub(super) async fn read<T>(tunnel: &mut T, protocol: Protocol, host: &str) -> io::Result<Vec<u8>>
+where
+    T: AsyncRead + Unpin,
+{
+    let mut bytes = Vec::new();
+    if protocol == Protocol::Any {
+        return Ok(bytes);
+    }
+    loop {
+        let mut part = [0; STEP];
+        let room = STEP.min(MAX_FIRST - bytes.len());
+        match tunnel.read(&mut part[..room]).await? {
+            0 if room == 0 => return Err(foreign()),
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => bytes.extend_from_slice(&part[..n]),
+        }
+        match protocol.judge(&bytes, host) {
+            Verdict::Right => return Ok(bytes),
+            Verdict::More => {}
+            Verdict::Wrong => return Err(foreign()),
+        }
+    }
+}
+
+fn foreign() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        "the borrower does not speak to the host it named",
+    )
+}
+
+/// TLS records (RFC 8446, 5.1) that carry a ClientHello, in one piece or several.
+fn tls(mut bytes: &[u8], host: &str) -> Verdict {
+    const HANDSHAKE: u8 = 22;
+    const MAX_RECORD: usize = 1 << 14;
+    let mut hello: Vec<u8> = Vec::new();
+    loop {
+        match bytes {
+            [] | [HANDSHAKE] | [HANDSHAKE, 3] | [HANDSHAKE, 3, _] | [HANDSHAKE, 3, _, _] => {
+                return Verdict::More;
+            }
+            [HANDSHAKE, 3, _, high, low, rest @ ..] => {
+                let len = usize::from(u16::from_be_bytes([*high, *low]));
+                if len == 0 || len > MAX_RECORD {
+                    return Verdict::Wrong;
+                }
+                hello.extend_from_slice(&rest[..len.min(rest.len())]);
+                match hello[..] {
+                    [1, 0, high, low, ref body @ ..] => {
+                        let len = usize::from(u16::from_be_bytes([high, low]));
+                        if let Some(body) = body.get(..len) {
+                            return match server_name(body) {
+                                Some(name) if same_host(name, host) => Verdict::Right,
+                                _ => Verdict::Wrong,
+                            };
+                        }
+                    }
+                    [] | [1] | [1, 0] | [1, 0, _] => {}
+                    _ => return Verdict::Wrong,
+                }
+                bytes = rest.get(len..).unwrap_or_default();
+            }
+            _ => return Verdict::Wrong,
+        }
+    }
+}
+
+/// The host name of a ClientHello's `server_name` extension (RFC 6066, 3).
+fn server_name(hello: &[u8]) -> Option<&[u8]> {
+    const SERVER_NAME: usize = 0;
+    const HOST_NAME: usize = 0;
+    let mut rest = Fields(hello);
+    rest.take(2 + 32)?; // version, random
+    rest.field(1)?; // session
+    rest.field(2)?; // cipher suites
+    rest.field(1)?; // compression
+    let mut extensions = Fields(rest.field(2)?);
+    loop {
+        let kind = extensions.number(2)?;
+        let body = extensions.field(2)?;
+        if kind == SERVER_NAME {
+            let mut list = Fields(Fields(body).field(2)?);
+            return (list.number(1)? == HOST_NAME).then(|| list.field(2))?;
+        }
+    }
+}
+
+/// Fields with their lengths before them, cut from the front of bytes. `None` where they are cut short.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(n)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// A big-endian number of so many bytes.
+    fn number(&mut self, bytes: usize) -> Option<usize> {
+        Some(
+            self.take(bytes)?
+                .iter()
+                .fold(0, |number, byte| number << 8 | usize::from(*byte)),
+        )
+    }
+
+    /// What follows a length of so many bytes.
+    fn field(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let len = self.number(bytes)?;
+        self.take(len)
+    }
+}
+
+/// An HTTP/1 request with exactly one `Host` (RFC 9112, 3.2).
+fn http(bytes: &[u8], host: &str) -> Verdict {
+    const LONGEST_METHOD: usize = 16;
+    let method = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
+    if method > LONGEST_METHOD || (method < bytes.len() && (method == 0 || bytes[method] != b' ')) {
+        return Verdict::Wrong;
+    }
+    let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
+        return Verdict::More;
+    };
+    let mut lines = bytes[..end].split(|b| *b == b'\n').map(<[u8]>::trim_ascii_end);
+    let is_request = lines
+        .next()
+        .is_some_and(|line| line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"));
+    let mut hosts = lines.filter_map(|line| {
+        let colon = line.iter().position(|b| *b == b':')?;
+        line[..colon]
+            .eq_ignore_ascii_case(b"host")
+            .then(|| line[colon + 1..].trim_ascii())
+    });
+    match (is_request, hosts.next(), hosts.next()) {
+        (true, Some(named), None) if same_host(named.strip_suffix(b":80").unwrap_or(named), host) => {
+            Verdict::Right
+        }
+        _ => Verdict::Wrong,
+    }
+}
+
+/// `host` is as `check_name` gives it: lower case, no trailing dot.
+fn same_host(named: &[u8], host: &str) -> bool {
+    named
+        .strip_suffix(b".")
+        .unwrap_or(named)
+        .eq_ignore_ascii_case(host.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const HOST: &str = "origin.example";
+
+    /// What a real TLS client sends first.
+    fn client_hello(name: &str) -> Vec<u8> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    /// The same ClientHello in records of `size` bytes.
+    fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
+        let record = |part: &[u8]| [&[22, 3, 1, (part.len() >> 8) as u8, part.len() as u8], part].concat();
+        hello[5..].chunks(size).flat_map(record).collect()
+    }
+
+    #[test]
+    fn a_client_hello_to_the_host_is_right_from_its_last_byte_on() {
+        let hello = client_hello(HOST);
+        for whole in [hello.clone(), in_records(&hello, 1), in_records(&hello, 100)] {
+            for len in 0..whole.len() {
+                assert_eq!(
+                    tls(&whole[..len], HOST),
+                    Verdict::More,
+                    "{len} of {}",
+                    whole.len()
+                );
+            }
+            assert_eq!(tls(&whole, HOST), Verdict::Right);
+            assert_eq!(tls(&[&whole[..], b"early"].concat(), HOST), Verdict::Right);
+        }
+        assert_eq!(tls(&client_hello("ORIGIN.example"), HOST), Verdict::Right);
+    }
+
+    #[test]
+    fn sec_a8_another_name_no_name_or_no_tls_is_wrong() {
+        assert_eq!(tls(&client_hello("other.example"), HOST), Verdict::Wrong);
+        assert_eq!(tls(&client_hello("sub.origin.example"), HOST), Verdict::Wrong);
+        assert_eq!(tls(&client_hello("192.0.2.1"), HOST), Verdict::Wrong);
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"SSH-2.0-x\r\n",
+            &[22, 2],
+            &[22, 3, 1, 0, 0],
+            &[22, 3, 1, 0xff, 0xff],
+            &[22, 3, 1, 0, 4, 2],
+            &[23, 3],
+        ] {
+            assert_eq!(tls(bytes, HOST), Verdict::Wrong, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_to_the_host_is_right_from_the_end_of_its_header_on() {
+        let request =
+            b"GET /a?b HTTP/1.1\r\nAccept: */*\r\nhost:  Origin.Example:80 \r\nRange: bytes=0-\r\n\r\n";
+        for len in 0..request.len() {
+            assert_eq!(http(&request[..len], HOST), Verdict::More, "{len}");
+        }
+        assert_eq!(http(request, HOST), Verdict::Right);
+        assert_eq!(
+            http(b"POST / HTTP/1.0\r\nHost: origin.example\r\n\r\nbody", HOST),
+            Verdict::Right
+        );
+    }
+
+    #[test]
+    fn sec_a8_another_host_two_hosts_or_no_request_is_wrong() {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\nHost: other.example\r\n\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: origin.example.evil.example\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: origin.example\r\nHost: other.example\r\n\r\n",
+            b"GET / HTTP/1.1\r\nX: y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: origin.example:8080\r\n\r\n",
+            b"GET /\r\nHost: origin.example\r\n\r\n",
+            b"SSH-2.0-x\r\n",
+            b"\x16\x03\x01",
+            b" GET",
+            b"AAAAAAAAAAAAAAAAAAAA",
+            b"get / HTTP/1.1",
+        ] {
+            assert_eq!(
+                http(bytes, HOST),
+                Verdict::Wrong,
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn first_bytes_are_read_in_whatever_pieces_they_come_and_no_further_than_need_be() {
+        let hello = client_hello(HOST);
+        let (mut borrower, mut tunnel) = tokio::io::duplex(7);
+        let (read, ()) = tokio::join!(read(&mut tunnel, Protocol::Tls, HOST), async {
+            borrower.write_all(&hello).await.unwrap();
+        });
+        assert_eq!(read.unwrap(), hello);
+        assert!(
+            super::read(&mut tunnel, Protocol::Any, HOST)
+                .await
+                .unwrap()
+                .is_empty()
+        );
+    }
+
+    #[tokio::test]
+    async fn endless_and_cut_off_beginnings_are_errors() {
+        let endless = [&b"GET / HTTP/1.1\r\n"[..], &[b'x'; MAX_FIRST]].concat();
+        let error = read(&mut &endless[..], Protocol::Http, HOST).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let cut = read(&mut &b"GET / HT"[..], Protocol::Http, HOST)
+            .await
+            .unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_fall_over(bytes in prop::collection::vec(any::<u8>(), 0..300), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
+            let _ = tls(&bytes, HOST);
+            let _ = http(&bytes, HOST);
+            let mut hello = client_hello(HOST);
+            for (at, value) in flips {
+                let at = at.index(hello.len());
+                hello[at] = value;
+            }
+            let _ = tls(&hello, HOST);
+            let _ = server_name(&bytes);
+        }
+    }
+}

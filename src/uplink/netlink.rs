@@ -1,0 +1,344 @@
+//! Reads the kernel's tables over rtnetlink and hands them to [`build`](super::build): no decision is made here.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use futures_util::{Stream, TryStreamExt};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteNextHopFlags, RouteType,
+    RouteVia,
+};
+use rtnetlink::{Handle, RouteMessageBuilder};
+
+use crate::uplink::build::{self, Address, DefaultRoute, Link, Neighbour, Tables};
+use crate::uplink::{Network, Seed, UplinkError, kind};
+
+/// The kernel answers in well under a millisecond; this only ends a wait for an answer that was lost.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// More of anything than a household device has: bounds memory on a machine with thousands of containers or routes.
+const MAX_ENTRIES: usize = 4096;
+
+/// Asks the kernel for one fresh snapshot. `seed` names lines whose gateway shows no MAC address: see [`Seed`].
+///
+/// # Errors
+/// When netlink is not available (a sandbox) or the kernel refuses the tables of links or addresses.
+pub async fn enumerate(seed: Seed) -> Result<Network, UplinkError> {
+    let (connection, handle, _unsolicited) = rtnetlink::new_connection().map_err(UplinkError::Socket)?;
+    let dumped = tokio::time::timeout(ANSWER_LIMIT, async {
+        tokio::select! {
+            tables = dump(&handle) => tables,
+            () = connection => Err(UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into())),
+        }
+    });
+    let tables = dumped.await.map_err(|_| UplinkError::Timeout(ANSWER_LIMIT))??;
+    Ok(build::build(&tables, &seed))
+}
+
+async fn dump(handle: &Handle) -> Result<Tables, UplinkError> {
+    let links = collect("links", handle.link().get().execute(), |m| raw_link(&m)).await?;
+    let addresses = collect("addresses", handle.address().get().execute(), |m| address(&m)).await?;
+    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
+    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    let mut routes = collect("IPv4 routes", handle.route().get(v4).execute(), |m| {
+        default_routes(&m)
+    })
+    .await?;
+    // A kernel without IPv6 refuses this one, and has no such routes.
+    let v6 = collect("IPv6 routes", handle.route().get(v6).execute(), |m| {
+        default_routes(&m)
+    })
+    .await;
+    routes.extend(v6.unwrap_or_default());
+    let neighbours = collect("neighbours", handle.neighbours().get().execute(), |m| {
+        neighbour(&m)
+    })
+    .await;
+    let mut classified = Vec::with_capacity(links.len());
+    for link in links {
+        classified.push(link.classify().await);
+    }
+    Ok(Tables {
+        links: classified,
+        addresses,
+        routes,
+        // Without them lines are told apart by device and interface, which is worse but works.
+        neighbours: neighbours.unwrap_or_default(),
+    })
+}
+
+/// Reads a table to its end, keeping what `pick` makes of its messages.
+async fn collect<M, T, I>(
+    table: &'static str,
+    messages: impl Stream<Item = Result<M, rtnetlink::Error>>,
+    pick: impl Fn(M) -> I,
+) -> Result<Vec<T>, UplinkError>
+where
+    I: IntoIterator<Item = T>,
+{
+    let mut kept = Vec::new();
+    let mut messages = std::pin::pin!(messages);
+    let failed = |error: rtnetlink::Error| UplinkError::Dump {
+        table,
+        reason: error.to_string(),
+    };
+    while let Some(message) = messages.try_next().await.map_err(failed)? {
+        if kept.len() < MAX_ENTRIES {
+            kept.extend(pick(message));
+        }
+    }
+    Ok(kept)
+}
+
+struct RawLink {
+    index: u32,
+    name: String,
+    flags: LinkFlags,
+    info: Option<String>,
+}
+
+impl RawLink {
+    async fn classify(self) -> Link {
+        // Virtual links have no hardware to look at, and on a host of containers they are many.
+        let hardware = match self.info {
+            None => kind::hardware(&self.name).await,
+            Some(_) => kind::Hardware::default(),
+        };
+        let has = |flag| self.flags.contains(flag);
+        Link {
+            kind: kind::classify(&self.name, self.info.as_deref(), &hardware),
+            index: self.index,
+            up: has(LinkFlags::Up) && has(LinkFlags::Running),
+            loopback: has(LinkFlags::Loopback),
+            point_to_point: has(LinkFlags::Pointopoint),
+            multicast: has(LinkFlags::Multicast),
+            name: self.name,
+        }
+    }
+}
+
+fn raw_link(message: &LinkMessage) -> Option<RawLink> {
+    let attributes = &message.attributes;
+    let name = attributes.iter().find_map(|a| match a {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    })?;
+    let info = attributes.iter().find_map(|a| match a {
+        LinkAttribute::LinkInfo(infos) => infos.iter().find_map(|i| match i {
+            LinkInfo::Kind(kind) => Some(kind.to_string()),
+            _ => None,
+        }),
+        _ => None,
+    });
+    Some(RawLink {
+        index: message.header.index,
+        name,
+        flags: message.header.flags,
+        info,
+    })
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    let attributes = &message.attributes;
+    // On point-to-point links `Address` is the other end and `Local` is ours.
+    let local = attributes.iter().find_map(|a| match a {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let given = attributes.iter().find_map(|a| match a {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    let has = |flag| message.header.flags.contains(flag);
+    Some(Address {
+        index: message.header.index,
+        ip: local.or(given)?,
+        prefix: message.header.prefix_len,
+        usable: !has(AddressHeaderFlags::Tentative) && !has(AddressHeaderFlags::Dadfailed),
+        secondary: has(AddressHeaderFlags::Deprecated) || has(AddressHeaderFlags::Secondary),
+    })
+}
+
+/// The next hops of a default route (more than one for a multipath route); nothing for any other route.
+fn default_routes(message: &RouteMessage) -> Vec<DefaultRoute> {
+    let header = &message.header;
+    if header.destination_prefix_length != 0
+        || header.source_prefix_length != 0
+        || header.kind != RouteType::Unicast
+        || header.flags.intersects(RouteFlags::Dead | RouteFlags::Linkdown)
+    {
+        return Vec::new();
+    }
+    let mut route = DefaultRoute {
+        index: 0,
+        v6: header.address_family == rtnetlink::packet_route::AddressFamily::Inet6,
+        gateway: None,
+        source: None,
+        metric: 0,
+        table: header.table.into(),
+    };
+    let mut hops: &[RouteNextHop] = &[];
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => route.index = *index,
+            RouteAttribute::Priority(metric) => route.metric = *metric,
+            RouteAttribute::Table(table) => route.table = *table,
+            RouteAttribute::PrefSource(source) => route.source = ip(source),
+            RouteAttribute::MultiPath(paths) => hops = paths,
+            other => route.gateway = gateway(other).or(route.gateway),
+        }
+    }
+    let alive = |hop: &&RouteNextHop| {
+        !hop.flags
+            .intersects(RouteNextHopFlags::Dead | RouteNextHopFlags::Linkdown)
+    };
+    let hop = |hop: &RouteNextHop| DefaultRoute {
+        index: hop.interface_index,
+        gateway: hop.attributes.iter().find_map(gateway),
+        ..route.clone()
+    };
+    match hops {
+        [] if route.index == 0 => Vec::new(),
+        [] => vec![route],
+        hops => hops.iter().filter(alive).map(hop).collect(),
+    }
+}
+
+fn gateway(attribute: &RouteAttribute) -> Option<IpAddr> {
+    match attribute {
+        RouteAttribute::Gateway(address) => ip(address),
+        RouteAttribute::Via(RouteVia::Inet(v4)) => Some((*v4).into()),
+        RouteAttribute::Via(RouteVia::Inet6(v6)) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}
+
+pub(super) fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
+    let attributes = &message.attributes;
+    let ip = attributes.iter().find_map(|a| match a {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(IpAddr::from(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(IpAddr::from(*v6)),
+        _ => None,
+    })?;
+    let mac = attributes.iter().find_map(|a| match a {
+        NeighbourAttribute::LinkLayerAddress(mac) => Some(mac.clone()),
+        _ => None,
+    })?;
+    Some(Neighbour {
+        index: message.header.ifindex,
+        ip,
+        mac,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use rtnetlink::packet_route::AddressFamily;
+
+    fn route(attributes: Vec<RouteAttribute>) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.kind = RouteType::Unicast;
+        message.header.table = 254;
+        message.attributes = attributes;
+        message
+    }
+
+    fn v4(last: u8) -> RouteAddress {
+        RouteAddress::Inet([192, 168, 1, last].into())
+    }
+
+    #[test]
+    fn a_default_route_is_read_with_gateway_metric_source_and_its_long_table_number() {
+        let found = default_routes(&route(vec![
+            RouteAttribute::Table(51820),
+            RouteAttribute::Oif(2),
+            RouteAttribute::Gateway(v4(1)),
+            RouteAttribute::PrefSource(v4(7)),
+            RouteAttribute::Priority(100),
+        ]));
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].index, found[0].metric, found[0].table), (2, 100, 51820));
+        assert_eq!(found[0].gateway, Some([192, 168, 1, 1].into()));
+        assert_eq!(found[0].source, Some([192, 168, 1, 7].into()));
+    }
+
+    #[test]
+    fn routes_to_somewhere_and_unreachable_ones_are_left_out() {
+        let mut somewhere = route(vec![RouteAttribute::Oif(2)]);
+        somewhere.header.destination_prefix_length = 24;
+        let mut unreachable = route(vec![RouteAttribute::Oif(1)]);
+        unreachable.header.kind = RouteType::Unreachable;
+        let mut dead = route(vec![RouteAttribute::Oif(1)]);
+        dead.header.flags = RouteFlags::Linkdown;
+        for message in [somewhere, unreachable, dead, route(vec![])] {
+            assert!(default_routes(&message).is_empty());
+        }
+    }
+
+    #[test]
+    fn each_living_hop_of_a_multipath_route_is_a_way_out() {
+        let hop = |index, flags, last| {
+            let mut hop = RouteNextHop::default();
+            hop.interface_index = index;
+            hop.flags = flags;
+            hop.attributes = vec![RouteAttribute::Gateway(v4(last))];
+            hop
+        };
+        let hops = vec![
+            hop(2, RouteNextHopFlags::empty(), 1),
+            hop(3, RouteNextHopFlags::Dead, 2),
+            hop(4, RouteNextHopFlags::empty(), 3),
+        ];
+        let found = default_routes(&route(vec![
+            RouteAttribute::MultiPath(hops),
+            RouteAttribute::Priority(7),
+        ]));
+        let seen: Vec<_> = found.iter().map(|r| (r.index, r.metric, r.gateway)).collect();
+        assert_eq!(
+            seen,
+            [
+                (2, 7, Some([192, 168, 1, 1].into())),
+                (4, 7, Some([192, 168, 1, 3].into()))
+            ]
+        );
+    }
+
+    #[test]
+    fn ipv4_through_an_ipv6_gateway_is_understood() {
+        let via = RouteAttribute::Via(RouteVia::Inet6("fe80::1".parse().unwrap()));
+        let found = default_routes(&route(vec![RouteAttribute::Oif(2), via]));
+        assert_eq!(found[0].gateway, "fe80::1".parse().ok());
+    }
+
+    #[test]
+    fn on_a_point_to_point_link_our_address_is_the_local_one() {
+        let mut message = AddressMessage::default();
+        message.header.index = 5;
+        message.attributes = vec![
+            AddressAttribute::Address("10.0.0.1".parse().unwrap()),
+            AddressAttribute::Local("10.0.0.2".parse().unwrap()),
+        ];
+        assert_eq!(address(&message).unwrap().ip, IpAddr::from([10, 0, 0, 2]));
+    }
+
+    #[tokio::test]
+    async fn this_machines_loopback_is_found() {
+        let network = enumerate([0; 16]).await.unwrap();
+        let lo = network.interfaces.iter().find(|i| i.loopback).unwrap();
+        assert_eq!(lo.name, "lo");
+        assert!(network.uplinks.iter().all(|u| u.name != "lo"));
+    }
+}

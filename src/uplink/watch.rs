@@ -1,0 +1,200 @@
+//! Keeps one [`Network`] up to date: the kernel's events only trigger a fresh look, shortly debounced.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt};
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::task::Tasks;
+use crate::uplink::{Network, Seed, UplinkError, netlink};
+
+/// One change of an interface comes as a burst of events; a look after each would see halves.
+const QUIET: Duration = Duration::from_millis(100);
+/// A device whose tables never rest is still looked at this often.
+const BURST: Duration = Duration::from_secs(1);
+/// How often to look where there are no events (a sandbox without netlink), and before events are tried again.
+const POLL: Duration = Duration::from_secs(10);
+/// Everything that may add, move or end an uplink, and the neighbours, for a gateway's MAC address.
+const GROUPS: &[MulticastGroup] = &[
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Neigh,
+];
+
+/// The network as it is now, and each change of it while `tasks` runs. The first look is over when this returns; if it
+/// failed, the network is empty until one succeeds (the failure is logged).
+pub async fn watch(seed: Seed, tasks: &Tasks) -> watch::Receiver<Arc<Network>> {
+    let (sender, receiver) = watch::channel(Arc::default());
+    look(seed, &sender).await;
+    tasks.spawn("uplink watch", keep(seed, sender));
+    receiver
+}
+
+async fn keep(seed: Seed, sender: watch::Sender<Arc<Network>>) {
+    let mut told = false;
+    loop {
+        let Err(error) = follow(seed, &sender).await;
+        if told {
+            tracing::debug!(%error, "still no events of network changes");
+        } else {
+            tracing::warn!(%error, "no events of network changes: looking every {POLL:?} instead");
+            told = true;
+        }
+        tokio::time::sleep(POLL).await;
+        look(seed, &sender).await;
+    }
+}
+
+/// Looks whenever the kernel says that something changed. Ends only when its events do.
+async fn follow(seed: Seed, sender: &watch::Sender<Arc<Network>>) -> Result<Infallible, UplinkError> {
+    let (connection, _handle, events) =
+        rtnetlink::new_multicast_connection(GROUPS).map_err(UplinkError::Socket)?;
+    let closed = || UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into());
+    let events = events.map(|(message, _)| message);
+    tokio::select! {
+        () = connection => Err(closed()),
+        () = look_after(events, seed, sender) => Err(closed()),
+    }
+}
+
+async fn look_after(
+    mut events: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    seed: Seed,
+    sender: &watch::Sender<Arc<Network>>,
+) {
+    // What changed before the subscription made no event.
+    look(seed, sender).await;
+    while let Some(event) = events.next().await {
+        if !matters(&event, &sender.borrow()) {
+            continue;
+        }
+        let end = Instant::now() + BURST;
+        loop {
+            let rest = (Instant::now() + QUIET).min(end);
+            match tokio::time::timeout_at(rest, events.next()).await {
+                Ok(Some(_)) if Instant::now() < end => {}
+                Ok(None) => return,
+                _ => break,
+            }
+        }
+        look(seed, sender).await;
+    }
+}
+
+async fn look(seed: Seed, sender: &watch::Sender<Arc<Network>>) {
+    match netlink::enumerate(seed).await {
+        Ok(network) => {
+            let changed = sender.send_if_modified(|known| {
+                let changed = **known != network;
+                if changed {
+                    *known = Arc::new(network);
+                }
+                changed
+            });
+            if changed {
+                let names: Vec<_> = sender.borrow().uplinks.iter().map(|u| u.name.clone()).collect();
+                tracing::info!(uplinks = ?names, "network changed");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "cannot look at the network; keeping what was seen last"),
+    }
+}
+
+/// Neighbours come and go all the time on a busy LAN: only a gateway's MAC address is of interest. All other events
+/// are, and so is word that events were lost (`Overrun`).
+fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, known: &Network) -> bool {
+    match &event.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
+            let gateway = |ip| known.uplinks.iter().any(|u| u.gateway == Some(ip));
+            netlink::neighbour(message).is_some_and(|n| gateway(n.ip))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(_)) => false,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use rtnetlink::packet_core::NetlinkHeader;
+    use rtnetlink::packet_route::link::LinkMessage;
+    use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
+
+    use crate::types::{LineId, UplinkKind};
+    use crate::uplink::Uplink;
+
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
+
+    fn event(message: RouteNetlinkMessage) -> NetlinkMessage<RouteNetlinkMessage> {
+        NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message))
+    }
+
+    fn neighbour(ip: Ipv4Addr, mac: Option<[u8; 6]>) -> NetlinkMessage<RouteNetlinkMessage> {
+        let mut message = NeighbourMessage::default();
+        message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))];
+        message
+            .attributes
+            .extend(mac.map(|m| NeighbourAttribute::LinkLayerAddress(m.to_vec())));
+        event(RouteNetlinkMessage::NewNeighbour(message))
+    }
+
+    fn behind_gateway() -> Network {
+        Network {
+            interfaces: vec![],
+            uplinks: vec![Uplink {
+                index: 2,
+                name: "eth0".into(),
+                kind: UplinkKind::Wired,
+                metered: false,
+                line: LineId([0; 8]),
+                v4: Some([192, 168, 1, 7].into()),
+                v6: None,
+                gateway: Some(IpAddr::V4(GATEWAY)),
+                metric: 0,
+                bind: true,
+            }],
+        }
+    }
+
+    #[test]
+    fn of_all_neighbours_only_a_gateway_with_its_mac_is_worth_a_look() {
+        let known = behind_gateway();
+        assert!(matters(&neighbour(GATEWAY, Some([2; 6])), &known));
+        assert!(!matters(&neighbour(GATEWAY, None), &known));
+        assert!(!matters(
+            &neighbour([192, 168, 1, 9].into(), Some([2; 6])),
+            &known
+        ));
+    }
+
+    #[test]
+    fn a_link_event_and_word_of_lost_events_are_worth_a_look() {
+        let known = Network::default();
+        assert!(matters(
+            &event(RouteNetlinkMessage::NewLink(LinkMessage::default())),
+            &known
+        ));
+        let lost = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::Overrun(vec![]));
+        assert!(matters(&lost, &known));
+    }
+
+    #[tokio::test]
+    async fn the_first_look_is_over_when_watch_returns() {
+        let tasks = Tasks::new();
+        let network = watch([0; 16], &tasks).await;
+        assert!(network.borrow().interfaces.iter().any(|i| i.loopback));
+        assert!(tasks.stop(Duration::from_secs(5)).await);
+    }
+}

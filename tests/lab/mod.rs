@@ -1,0 +1,464 @@
+//! A household on this one machine: peers on a LAN, their uplinks' wires, and the internet with its HTTPS origins.
+//!
+//! ```ignore
+//! mod lab;
+//! use lab::{Lab, uplink};
+//!
+//! let Some(lab) = Lab::new() else { return };
+//! let lab = lab.peer("borrower", uplink(20.0, 10.0).delay_ms(15)).peer("lender", uplink(50.0, 10.0));
+//! let origin = lab.origin("origin.lab");
+//! let _lender = lab.at("lender").spawn_daemon(&[]);
+//! let finished = lab.at("borrower").get(&origin.url("64MiB"), &[]).ok();
+//! ```
+//!
+//! Everything lives in namespaces that only this process's descriptors keep: the LAN is a bridge (10.77.0.0/24, IPv6
+//! link-local), an uplink is a TUN device `wan0`, `wan1`... (198.51.100.0/24) whose other end is in the internet's
+//! namespace, where origins have addresses in 203.0.113.0/24. It works as root and in a user namespace; where neither is
+//! allowed [`Lab::new`] says so and gives nothing, or fails where `TRIBUTARY_LAB=required`.
+//!
+//! Environment: `TRIBUTARY_LAB=required`; `TRIBUTARY_LAB_KEEP=1` leaves the peers' directories (logs) behind.
+//!
+//! Invariants: one lab at a time in a process; when it is dropped, also by a panic, its processes are dead.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "each test file is a crate and uses a part of it"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a lab that cannot be built fails its test"
+)]
+
+mod net;
+pub mod ns;
+mod peer;
+mod process;
+mod report;
+mod wire;
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tributary::demo::origin::{self, Authority};
+use tributary::task::Tasks;
+use tributary::types::{ByteSize, hex};
+
+pub use ns::Namespace;
+pub use origin::Options;
+pub use peer::{Peer, wait_for};
+pub use process::{Finished, Memory, Process, cpu, machine_cpu, memory};
+pub use report::{lanes, peers};
+pub use wire::{Carried, Uplink, Wire, uplink};
+
+/// Where the LAN's switch has its ports.
+const SWITCH: &str = "lan";
+/// An address of the internet without an origin, for whatever a test wants there.
+pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+/// The metric of `wan0`'s default route; each further uplink's is 100 higher.
+const METRIC: u32 = 100;
+
+/// A household that runs until it is dropped.
+#[derive(Debug)]
+pub struct Lab {
+    peers: Vec<Peer>,
+    internet: Arc<Namespace>,
+    switch: Arc<Namespace>,
+    forwarder: wire::Forwarder,
+    nanny: process::Nanny,
+    threads: Vec<JoinHandle<()>>,
+    wires: usize,
+    origins: AtomicU8,
+    authority: Arc<Authority>,
+    directory: Option<TempDir>,
+    files: PathBuf,
+    /// Measurements of two labs at once would be of neither.
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// An empty household, or `None` (said on standard error) where this machine allows none. Waits while another lab
+    /// of this process exists: a test has one.
+    pub fn new() -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        static ALLOWED: OnceLock<Result<(), String>> = OnceLock::new();
+        let alone = ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match ALLOWED.get_or_init(ns::allow) {
+            Ok(()) => Some(Self::build(alone).unwrap()),
+            Err(why) => {
+                let required = std::env::var("TRIBUTARY_LAB").is_ok_and(|value| value == "required");
+                assert!(
+                    !required,
+                    "TRIBUTARY_LAB=required, but there are no network namespaces: {why}"
+                );
+                figure(format_args!("skipped: no network namespaces ({why})"));
+                None
+            }
+        }
+    }
+
+    fn build(alone: MutexGuard<'static, ()>) -> io::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("tributary-lab-").tempdir()?;
+        let files = directory.path().to_owned();
+        fs::write(files.join("hosts"), "127.0.0.1 localhost\n")?;
+        // Nobody listens there, which is known at once: names that are not in `hosts` fail fast.
+        fs::write(
+            files.join("resolv.conf"),
+            "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+        )?;
+        fs::write(files.join("nsswitch.conf"), "hosts: files dns\n")?;
+        let authority = Arc::new(Authority::new().map_err(io::Error::other)?);
+        fs::write(files.join("roots.pem"), authority.pem())?;
+        let internet = Arc::new(Namespace::network()?);
+        internet.run(|| {
+            net::tune();
+            net::set_up("lo", true)?;
+            net::add_address("lo", INTERNET, 32)
+        })?;
+        let switch = Arc::new(Namespace::network()?);
+        switch.run(|| {
+            net::tune();
+            net::bridge(SWITCH)
+        })?;
+        let (forwarder, wires_thread) = wire::Forwarder::start()?;
+        let (nanny, nanny_thread) = process::Nanny::hire()?;
+        Ok(Self {
+            peers: Vec::new(),
+            internet,
+            switch,
+            forwarder,
+            nanny,
+            threads: vec![wires_thread, nanny_thread],
+            wires: 0,
+            origins: AtomicU8::new(0),
+            authority,
+            directory: Some(directory),
+            files,
+            _alone: alone,
+        })
+    }
+
+    /// Adds a peer with these uplinks: one, an array or a `Vec` of them, or [`no_uplink`].
+    #[track_caller]
+    pub fn peer(mut self, name: &str, uplinks: impl Into<Vec<Uplink>>) -> Self {
+        self.add(name, &uplinks.into()).unwrap();
+        self
+    }
+
+    /// The peer of that name.
+    #[track_caller]
+    pub fn at(&self, name: &str) -> &Peer {
+        let peer = self.peers.iter().find(|peer| peer.name() == name);
+        peer.unwrap_or_else(|| panic!("the lab has no peer `{name}`"))
+    }
+
+    /// All peers, in the order they were added.
+    pub fn peers(&self) -> &[Peer] {
+        &self.peers
+    }
+
+    /// Starts an HTTPS origin of that name, on an address of its own, port 443. It runs until its handle is dropped.
+    #[track_caller]
+    pub fn origin(&self, name: &str) -> Origin {
+        self.origin_with(name, Options::default())
+    }
+
+    /// An origin with other content, or with Multipath TCP.
+    #[track_caller]
+    pub fn origin_with(&self, name: &str, options: Options) -> Origin {
+        let address = Ipv4Addr::new(203, 0, 113, 1 + self.origins.fetch_add(1, Ordering::Relaxed));
+        self.internet.run(|| net::add_address("lo", address, 32)).unwrap();
+        let mut hosts = fs::OpenOptions::new()
+            .append(true)
+            .open(self.files.join("hosts"))
+            .unwrap();
+        writeln!(hosts, "{address} {name}").unwrap();
+        Origin::start(
+            name,
+            address,
+            self.internet.clone(),
+            self.authority.clone(),
+            options,
+        )
+    }
+
+    /// Does `work` in a thread of the internet's namespace, which always has [`INTERNET`], and waits for it.
+    #[track_caller]
+    pub fn outside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
+        self.internet.run(work).unwrap()
+    }
+
+    /// A program that will run in the internet's namespace; see [`Peer::command`] for how long.
+    #[track_caller]
+    pub fn command_outside(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        self.internet.prepare(&mut command).unwrap();
+        command
+    }
+
+    /// Lets the switch pass multicast on, or not: as many access points do not. Whoever is there already keeps the
+    /// addresses that it knows.
+    #[track_caller]
+    pub fn lan_multicast(&self, passes: bool) {
+        for peer in &self.peers {
+            self.switch
+                .run(|| net::flood_multicast(&peer.port, passes))
+                .unwrap();
+        }
+    }
+
+    /// What all wires have carried so far.
+    pub fn carried(&self) -> Carried {
+        let wires = self.peers.iter().flat_map(|peer| &peer.wires);
+        wires
+            .map(|(wire, _)| wire.carried())
+            .fold(Carried::default(), |sum, more| Carried {
+                down: sum.down + more.down,
+                up: sum.up + more.up,
+            })
+    }
+
+    /// The PEM file with the authority that all origins' certificates are signed by.
+    pub fn roots(&self) -> PathBuf {
+        self.files.join("roots.pem")
+    }
+
+    /// The ids of all its networks, see [`Namespace::id`].
+    pub fn networks(&self) -> Vec<u64> {
+        let peers = self.peers.iter().map(|peer| &peer.namespace);
+        peers
+            .chain([&self.internet, &self.switch])
+            .flat_map(|namespace| namespace.id())
+            .collect()
+    }
+
+    fn add(&mut self, name: &str, uplinks: &[Uplink]) -> io::Result<()> {
+        let files = self.files.clone();
+        let file = |name: &str| files.join(name);
+        let seen = [
+            (file("hosts"), "/etc/hosts"),
+            (file("resolv.conf"), "/etc/resolv.conf"),
+            (file("nsswitch.conf"), "/etc/nsswitch.conf"),
+        ];
+        let namespace = Arc::new(Namespace::host(name, &seen)?);
+        let number = u8::try_from(self.peers.len() + 1).map_err(io::Error::other)?;
+        let lan = Ipv4Addr::new(10, 77, 0, number);
+        let port = format!("port{number}");
+        namespace.run(|| {
+            net::tune();
+            net::set_up("lo", true)
+        })?;
+        self.switch
+            .run(|| net::cable(&port, SWITCH, "lan0", &namespace))?;
+        namespace.run(|| {
+            net::add_address("lan0", lan, 24)?;
+            net::set_up("lan0", true)
+        })?;
+        let mut wires = Vec::new();
+        for (place, uplink) in uplinks.iter().enumerate() {
+            wires.push(self.wire(&namespace, place, *uplink)?);
+        }
+        let peer = Peer {
+            name: name.to_owned(),
+            namespace,
+            switch: self.switch.clone(),
+            port,
+            lan,
+            wires,
+            directory: file(name),
+            roots: file("roots.pem"),
+            nanny: self.nanny.clone(),
+        };
+        peer.furnish()?;
+        self.peers.push(peer);
+        Ok(())
+    }
+
+    fn wire(&mut self, peer: &Namespace, place: usize, uplink: Uplink) -> io::Result<(Wire, Ipv4Addr)> {
+        let number = self.wires;
+        let host = u8::try_from(10 + number).map_err(io::Error::other)?;
+        let address = Ipv4Addr::new(198, 51, 100, host);
+        let near = format!("wan{place}");
+        let peer_end = peer.run(|| {
+            let device = net::tun(&near)?;
+            net::add_address(&near, address, 32)?;
+            net::start_tun(&near)?;
+            default_route(place)?;
+            Ok(device)
+        })?;
+        let far = format!("line{number}");
+        let internet_end = self.internet.run(|| {
+            let device = net::tun(&far)?;
+            net::start_tun(&far)?;
+            net::check_sources(&far)?;
+            net::add_route(&far, address, 32, 0)?;
+            Ok(device)
+        })?;
+        self.wires += 1;
+        Ok((
+            self.forwarder.add(number, internet_end, peer_end, uplink),
+            address,
+        ))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for network in self.networks() {
+            // Whatever a test started and forgot; nothing else can be in there.
+            for pid in ns::processes_in(network) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        self.forwarder.stop();
+        self.peers.clear();
+        self.nanny = process::Nanny::dismissed();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        if std::env::var_os("TRIBUTARY_LAB_KEEP").is_some() {
+            let kept = self.directory.take().map(TempDir::keep);
+            figure(format_args!(
+                "the lab's files are in {}",
+                kept.unwrap_or_default().display()
+            ));
+        }
+    }
+}
+
+/// A running HTTPS origin of the lab. Dropping it stops it; its address stays.
+#[derive(Debug)]
+#[must_use = "it runs until it is dropped"]
+pub struct Origin {
+    name: String,
+    origin: Arc<origin::Origin>,
+    tasks: Tasks,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Origin {
+    fn start(
+        name: &str,
+        address: Ipv4Addr,
+        internet: Arc<Namespace>,
+        authority: Arc<Authority>,
+        options: Options,
+    ) -> Self {
+        let tasks = Tasks::new();
+        let (started, start) = mpsc::sync_channel(1);
+        let (own_tasks, own_name) = (tasks.clone(), name.to_owned());
+        let serve = move || {
+            internet.enter().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let bind = SocketAddr::from((address, 443));
+                let origin =
+                    origin::Origin::start(bind, &[&own_name], &authority, options, &own_tasks).unwrap();
+                started.send(Arc::new(origin)).unwrap();
+                own_tasks.token().cancelled().await;
+            });
+        };
+        let thread = thread::Builder::new().name("origin".into()).spawn(serve).unwrap();
+        let origin = start.recv().expect("the origin did not start");
+        Self {
+            name: name.to_owned(),
+            origin,
+            tasks,
+            thread: Some(thread),
+        }
+    }
+
+    /// The URL of a file of that size: `64MiB`, `1000`.
+    pub fn url(&self, size: &str) -> String {
+        format!("https://{}/file/{size}", self.name)
+    }
+
+    /// The SHA-256 of the file of that size, in hex.
+    #[track_caller]
+    pub fn sha256(&self, size: &str) -> String {
+        hex(&self.origin.content_sha256(self.length(size)))
+    }
+
+    /// How many bytes the file of that size has.
+    #[track_caller]
+    pub fn length(&self, size: &str) -> u64 {
+        size.parse().unwrap_or_else(|_| size.parse::<ByteSize>().unwrap().0)
+    }
+
+    /// Requests answered so far.
+    pub fn requests(&self) -> u64 {
+        self.origin.requests()
+    }
+
+    /// TCP connections accepted so far.
+    pub fn connections(&self) -> u64 {
+        self.origin.connections()
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.tasks.token().cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl From<Uplink> for Vec<Uplink> {
+    fn from(uplink: Uplink) -> Self {
+        vec![uplink]
+    }
+}
+
+/// For a peer that owns no way out.
+pub const fn no_uplink() -> Vec<Uplink> {
+    Vec::new()
+}
+
+/// Says a measured figure (or why there is none) past the test harness, which hides what tests print.
+pub fn figure(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Whether a program is installed; says so where it is not.
+pub fn installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
+    if !found {
+        figure(format_args!("skipped: `{program}` is not installed"));
+    }
+    found
+}
+
+/// The middle of some figures.
+pub fn middle(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Until something that should happen at once is taken to have failed.
+pub const SOON: Duration = Duration::from_secs(5);
+
+/// In the peer's namespace: the way out through `wan{place}`.
+fn default_route(place: usize) -> io::Result<()> {
+    let metric = METRIC * (u32::try_from(place).map_err(io::Error::other)? + 1);
+    net::add_route(&format!("wan{place}"), Ipv4Addr::UNSPECIFIED, 0, metric)
+}
