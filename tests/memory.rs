@@ -67,7 +67,10 @@ fn download(size: &str) {
             .as_ref()
             .map_or(finished.peak_memory, |daemon: &Process| daemon.memory().peak);
         let done = finished.report("done").unwrap();
-        let lent = lenders.iter().map(|lender| mib(lender.memory().peak)).fold(0.0, f64::max);
+        let lent = lenders
+            .iter()
+            .map(|lender| mib(lender.memory().peak))
+            .fold(0.0, f64::max);
         figure(format_args!(
             "memory: {size} {} at {:.0} Mbit/s over {} lanes: borrower {:.1} of {BORROWER} MiB, a lender {lent:.1} of \
              {LENDER}",

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 use rustls::RootCertStore;
-use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring;
 
 use super::error::DownloadError;
+use crate::identity::provider;
 
 /// The configuration for all connections to origins, and a note where its trusted authorities come from.
 ///
@@ -29,7 +28,7 @@ pub fn client_config() -> Result<(Arc<ClientConfig>, String), DownloadError> {
 /// # Errors
 /// As [`client_config`].
 pub fn config_with(roots: RootCertStore) -> Result<ClientConfig, DownloadError> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
+    let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(|e| DownloadError::Tls(e.to_string()))?
         .with_root_certificates(roots)
@@ -58,33 +57,6 @@ fn roots() -> (RootCertStore, String) {
         roots.len()
     );
     (roots, source)
-}
-
-/// ring, with ChaCha20 first where the processor has no AES instructions: several times faster on a Pi 3 or 4.
-fn provider() -> CryptoProvider {
-    let mut provider = ring::default_provider();
-    if !has_aes() {
-        let chacha =
-            |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite()).contains("CHACHA20");
-        // A stable sort keeps the order within both kinds.
-        provider.cipher_suites.sort_by_key(|suite| !chacha(suite));
-    }
-    provider
-}
-
-fn has_aes() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("aes")
-    }
-    #[cfg(target_arch = "aarch64")]
-    {
-        std::arch::is_aarch64_feature_detected!("aes")
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    {
-        false
-    }
 }
 
 #[cfg(test)]

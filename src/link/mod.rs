@@ -4,7 +4,7 @@
 //! A link begins with a handshake that proves both keys, then both ends say [`Hello`]; only then does the peer exist
 //! for the rest of the program. Discovery, addresses and names are hints and prove nothing.
 //!
-//! Invariants: at most one link for each peer and [`MAX_LINKS`](table::MAX_LINKS) in all; no handshake with a host
+//! Invariants: at most one link for each peer and 64 in all; no handshake with a host
 //! that is not on the LAN; every wait, queue and buffer is bounded.
 
 mod endpoint;

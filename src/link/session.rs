@@ -219,7 +219,10 @@ async fn say_hello(
 }
 
 async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream), WireError> {
-    let mut recv = connection.accept_uni().await.map_err(|e| WireError::Io(e.into()))?;
+    let mut recv = connection
+        .accept_uni()
+        .await
+        .map_err(|e| WireError::Io(e.into()))?;
     match wire::receive(&mut recv).await? {
         Message::Hello(hello) => Ok((hello, recv)),
         _ => Err(WireError::Malformed),

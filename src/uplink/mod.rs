@@ -1,7 +1,7 @@
 //! This device's ways out: which interfaces lead to the internet, which to the household, and sockets bound to one.
 //!
 //! An *uplink* is an interface with a default route. A *LAN interface* is one on which peers may be met; often the same
-//! interface is both. [`enumerate`] and [`watch`] ask the kernel (rtnetlink) for whole tables and never patch a state by
+//! interface is both. [`enumerate`] and [`watch()`] ask the kernel (rtnetlink) for whole tables and never patch a state by
 //! events: an event only says "look again", so a lost one costs a delay, not the truth.
 //!
 //! Invariants: a [`Network`] is one consistent snapshot; an [`Uplink`] has a source address of each family it claims;

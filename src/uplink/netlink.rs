@@ -1,4 +1,4 @@
-//! Reads the kernel's tables over rtnetlink and hands them to [`build`](super::build): no decision is made here.
+//! Reads the kernel's tables over rtnetlink and hands them to `build`: no decision is made here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Names to addresses: a fixed table first, then the system's resolver. Answers are not judged here.
 //!
-//! Invariant: at most [`MAX_LOOKUPS`] threads wait for the system's resolver, however many callers gave up waiting.
+//! Invariant: at most 16 threads wait for the system's resolver, however many callers gave up waiting.
 
 use std::collections::BTreeMap;
 use std::fmt;

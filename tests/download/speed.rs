@@ -26,9 +26,10 @@ async fn measure(tls: Tls, lanes: u8) {
     let spent = (cpu() - before) as f64 / 1000.0;
     let peak = memory("VmHWM:").saturating_sub(base);
     println!(
-        "{lanes} lanes: {rate:.0} MiB/s, {:.2} CPU s/GiB (origin and client in one process), {} requests, {} dup, {peak} KiB more at the peak",
+        "{lanes} lanes: {rate:.0} MiB/s, {:.2} CPU s/GiB (origin and client in one process), {} requests on {} connections, {} dup, {peak} KiB more at the peak",
         spent * 1024.0 / 512.0,
         bench.origin.seen().len(),
+        bench.origin.accepted(),
         outcome.duplicated
     );
 }

@@ -237,7 +237,11 @@ impl Driver {
             slots,
             metered: info.metered,
             hint: info.hint,
-            latency: if is_home { self.latency / SET_UP } else { Duration::ZERO },
+            latency: if is_home {
+                self.latency / SET_UP
+            } else {
+                Duration::ZERO
+            },
         };
         self.members.insert(info.id, Member::new(route));
         self.scheduler.lane_up(info.id, spec, now);
