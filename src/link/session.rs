@@ -50,7 +50,7 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             };
             let Ok(connecting) = incoming.accept() else { return };
             if let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await
-                && let Err(error) = establish(&inner_task, connection, None).await
+                && let Err(error) = establish(&inner_task, connection, Role::Accepted).await
             {
                 tracing::debug!(%error, "a peer's link did not come about");
             }
@@ -60,7 +60,6 @@ pub(super) async fn accept(inner: Arc<Inner>) {
 
 /// Dials one address and, where a peer answers, makes the link.
 pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<PeerId, DialError> {
-    let began = Instant::now();
     let handshake = |why: String| DialError::Handshake(why);
     let target = for_socket(inner, address);
     let connecting = inner.endpoint.connect_with(inner.client.clone(), target, NO_NAME);
@@ -69,7 +68,7 @@ pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<Peer
     let connection = connection
         .map_err(|_| handshake("no answer".into()))?
         .map_err(|e| handshake(e.to_string()))?;
-    establish(inner, connection, Some(began)).await
+    establish(inner, connection, Role::Dialled).await
 }
 
 /// A dual-stack socket sends to IPv4 by way of mapped addresses.
@@ -82,11 +81,17 @@ fn for_socket(inner: &Inner, address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// `dialled`: when this end began to dial, if it did.
+/// Which end of a link we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Dialled,
+    Accepted,
+}
+
 async fn establish(
     inner: &Arc<Inner>,
     connection: quinn::Connection,
-    dialled: Option<Instant>,
+    role: Role,
 ) -> Result<PeerId, DialError> {
     let Some(peer) = identity_of(&connection) else {
         connection.close(PROTOCOL, b"");
@@ -96,7 +101,7 @@ async fn establish(
         connection.close(OURSELVES, b"");
         return Err(DialError::Ourselves);
     }
-    let greeted = tokio::time::timeout(HELLO_WITHIN, greet(inner, &connection, peer, dialled)).await;
+    let greeted = tokio::time::timeout(HELLO_WITHIN, greet(inner, &connection, peer, role)).await;
     let (hello, control) = match greeted {
         Ok(Ok(greeted)) => greeted,
         Ok(Err(DialError::Duplicate)) => {
@@ -180,18 +185,18 @@ struct Control {
     offers: watch::Receiver<Vec<wire::Offer>>,
 }
 
-/// Says who we are and hears who the peer is. Who dialled greets second, so that it can still step back where this process
-/// of the peer's has had a link since before the dial: an address tells nothing of who is there, and a second link would
-/// cost the first one's tunnels.
+/// Says who we are and hears who the peer is. Who dialled greets second, so that it can still step back where a link to
+/// this process of the peer's stands already: an address tells nothing of who is there, a dial may be answered late, and
+/// a second link would cost the first one's tunnels.
 async fn greet(
     inner: &Inner,
     connection: &quinn::Connection,
     peer: PeerId,
-    dialled: Option<Instant>,
+    role: Role,
 ) -> Result<(Hello, Control), DialError> {
-    if let Some(began) = dialled {
+    if role == Role::Dialled {
         let (hello, recv) = hear_hello(connection).await?;
-        if inner.table().stands(peer, hello.session, began) {
+        if inner.table().stands(peer, hello.session) {
             return Err(DialError::Duplicate);
         }
         let (send, offers) = say_hello(inner, connection).await?;
