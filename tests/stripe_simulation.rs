@@ -108,7 +108,8 @@ fn quantiles(what: &str, mut of: Vec<f64>) -> (f64, f64, f64) {
     of.sort_by(f64::total_cmp);
     let at = |q: f64| of[((of.len() - 1) as f64 * q).round() as usize];
     println!(
-        "{what:58} median {:.4}  p90 {:.4}  p99 {:.4}  max {:.4}  n {}",
+        "{what:34} mean {:.4} median {:.4} p90 {:.4} p99 {:.4} max {:.4} of {}",
+        of.iter().sum::<f64>() / of.len() as f64,
         at(0.5),
         at(0.9),
         at(0.99),

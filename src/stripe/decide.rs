@@ -103,32 +103,46 @@ impl Scheduler {
         plan.lanes.iter().all(|v| own <= v.finish(piece) * 1.02)
     }
 
+    /// Whether no other lane, busy or idle, would be through with the loot sooner.
+    fn is_best_thief(&self, plan: &Plan, thief: &View, victim: &View, loot: f64) -> bool {
+        let own = thief.finish(loot);
+        let others = plan.lanes.iter().filter(|v| v.id != victim.id && v.id != thief.id);
+        own < victim.eta() && others.into_iter().all(|v| own <= v.finish(loot) * 1.02)
+    }
+
     /// Takes back what a lane would still be busy with when all others are through. While there is other work only
     /// gross misjudgements are corrected.
     fn steal(&mut self, plan: &Plan, now: Instant) -> bool {
         let (after, share) = (self.config.steal_after.as_secs_f64(), self.config.steal_share);
-        let thief = plan
-            .lanes
-            .iter()
-            .filter(|v| v.idle > 0)
-            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)));
-        let thief = thief.filter(|_| self.ledger.free.is_empty());
-        let slack = if thief.is_some() {
-            after.max(share * plan.finish)
-        } else {
+        let mut thieves: Vec<&View> = Vec::new();
+        if self.ledger.free.is_empty() {
+            thieves.extend(plan.lanes.iter().filter(|v| v.idle > 0));
+        }
+        let slack = if thieves.is_empty() {
             (2.0 * after).max(6.0 * share * plan.finish)
+        } else {
+            after.max(share * plan.finish)
         };
         let mut late: Vec<&View> = plan
             .lanes
             .iter()
-            .filter(|v| {
-                let takes = thief.map_or(v.steady || v.start > plan.finish, |t| t.id != v.id);
-                v.leases > 0 && takes && v.eta() - plan.finish > slack
-            })
+            .filter(|v| v.leases > 0 && v.eta() - plan.finish > slack)
             .collect();
         late.sort_by(|a, b| b.eta().total_cmp(&a.eta()));
-        late.into_iter()
-            .any(|victim| self.steal_from(plan, victim, thief, now))
+        for victim in late {
+            let stolen = if thieves.is_empty() {
+                (victim.steady || victim.start > plan.finish) && self.steal_from(plan, victim, None, now)
+            } else {
+                thieves.sort_by(|a, b| a.finish(MIN_STEAL).total_cmp(&b.finish(MIN_STEAL)));
+                thieves
+                    .iter()
+                    .any(|t| t.id != victim.id && self.steal_from(plan, victim, Some(t), now))
+            };
+            if stolen {
+                return true;
+            }
+        }
+        false
     }
 
     /// Takes the back of the lane's longest lease: as much as it is late with, or what the thief can do until all could
@@ -156,7 +170,7 @@ impl Scheduler {
             (false, Some(_)) => 0.0,
         };
         let gain = wanted.min(left.len() as f64 - coming);
-        if gain < least.max(STEAL_COST * coming) {
+        if gain < least.max(STEAL_COST * coming) || thief.is_some_and(|t| !self.is_best_thief(plan, t, victim, gain)) {
             return false;
         }
         let end = left.end - gain as u64;
@@ -190,8 +204,8 @@ impl Scheduler {
         };
         let gain = |view: &View| {
             let (id, left, _) = self.longest(view.id, now)?;
-            let mine = thief.lead + left.len() as f64 / thief.rate;
-            let gains = view.eta() >= self.config.race_gain * mine
+            let mine = thief.finish(left.len() as f64);
+            let gains = self.is_best_thief(plan, thief, view, left.len() as f64) && view.eta() >= self.config.race_gain * mine
                 && view.eta() - mine >= self.config.steal_after.as_secs_f64();
             gains.then_some((view.eta() - mine, id, left.len(), view.rate))
         };
