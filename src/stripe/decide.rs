@@ -8,8 +8,11 @@ use crate::types::LaneId;
 use super::Action;
 use super::LeaseId;
 use super::Scheduler;
+use super::config::FIRST_PARTS;
 use super::config::MIN_STEAL;
+use super::config::MIN_TAIL;
 use super::config::RACE_CHUNK;
+use super::config::SECOND_LEASE;
 use super::config::STEAL_COST;
 use super::config::STEAL_WORTH;
 use super::plan::Plan;
@@ -79,17 +82,20 @@ impl Scheduler {
         let mut size = if lane.known {
             lane.rate * plan.finish / (lane.slots as f64 * if alone { 1.0 } else { self.config.guide })
         } else {
-            // Two leases of the same size given together would end, and leave the lane silent, together.
-            let fair =
-                self.ledger.missing() as f64 / (2.0 * plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>());
-            fair.clamp(min, self.config.first_lease as f64) * (1.0 + 0.5 * lane.leases as f64)
+            // The first is small: it measures. The second is long, so that the lane is not silent, or in slow start,
+            // while the first one's successor is asked for.
+            let slots = plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>();
+            let fair = self.ledger.missing() as f64 / (FIRST_PARTS * slots);
+            fair.clamp(MIN_TAIL, self.config.first_lease as f64) * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
         };
         size = size.max(floor);
         if lane.known && room - size < 0.5 * floor {
             size = room;
         }
         if lane.known && size < min {
-            return self.is_best(plan, lane, piece).then_some(piece as u64);
+            // What it could do until all that is free could be done, were nobody disturbed.
+            let fair = lane.rate * (plan.free_finish - lane.finish(0.0));
+            return (fair >= MIN_TAIL || self.is_best(plan, lane, piece)).then_some(fair.max(piece) as u64);
         }
         if !lane.known && room < 0.5 * size.min(piece) && !self.is_best(plan, lane, piece) {
             return None;
