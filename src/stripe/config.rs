@@ -46,8 +46,17 @@ pub(super) const LEASE_STALL: Duration = Duration::from_secs(8);
 pub(super) const RACE_LIMIT: f64 = 0.007;
 /// Callers report in chunks of about this many bytes, so a loser is stopped as much too late: kept free of the budget.
 pub(super) const RACE_CHUNK: f64 = 64.0 * 1024.0;
+/// Callers report what has come at least this often, in seconds.
+pub(super) const REPORT_EVERY: f64 = 0.05;
 /// Least that is stolen from a lane that is late when nothing is free, in bytes.
 pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
+/// The first leases of unmeasured lanes, were they all the same, would be this part of what is missing: lanes that turn
+/// out to be fast then find enough left.
+pub(super) const FIRST_PARTS: f64 = 3.0;
+/// An unmeasured lane's second lease is this many times as long as its first.
+pub(super) const SECOND_LEASE: f64 = 4.0;
+/// At the end, a lane's fair part of what is free is worth a request from this size on, in bytes.
+pub(super) const MIN_TAIL: f64 = 96.0 * 1024.0;
 /// What is stolen is at least this part of what the victim's dropped connection wastes.
 pub(super) const STEAL_COST: f64 = 0.5;
 /// What is stolen is worth this part of the silence its request costs.
@@ -58,19 +67,19 @@ pub(super) const TAIL_TICK: Duration = Duration::from_millis(50);
 /// How the scheduler sizes, steals, races and gives up. The defaults are the ones measured in the simulation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Smallest lease handed out in bytes, where that many are free (default 192 KiB): below it a request costs more
+    /// Smallest lease handed out in bytes, where that many are free (default 128 KiB): below it a request costs more
     /// than it moves.
     pub min_lease: u64,
-    /// Size of the first lease of a lane nothing is known about, in bytes (default 1 MiB): a slow lane then never
+    /// Size of the first lease of a lane nothing is known about, in bytes (default 512 KiB): a slow lane then never
     /// holds much, a fast one asks again soon.
     pub first_lease: u64,
-    /// A lease is the lane's part of what is left, divided by its slots and by this (default 1.5; 1 would be an exact
+    /// A lease is the lane's part of what is left, divided by its slots and by this (default 2; 1 would be an exact
     /// split by estimates that are never exact).
     pub guide: f64,
     /// A lease is at least what the lane moves in this many round trips (default 2), so that the next request's
     /// silence is hidden behind the lane's other connection.
     pub floor_round_trips: f64,
-    /// Work is stolen from a lane that would finish this much later than all could (default 150 ms) ...
+    /// Work is stolen from a lane that would finish this much later than all could (default 75 ms) ...
     pub steal_after: Duration,
     /// ... or later than this part of the time left (default 0.1), whichever is more.
     pub steal_share: f64,
@@ -91,11 +100,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            min_lease: 192 << 10,
-            first_lease: 1 << 20,
-            guide: 1.5,
+            min_lease: 128 << 10,
+            first_lease: 512 << 10,
+            guide: 2.0,
             floor_round_trips: 2.0,
-            steal_after: Duration::from_millis(150),
+            steal_after: Duration::from_millis(75),
             steal_share: 0.1,
             race_gain: 2.0,
             race_budget: 0.005,

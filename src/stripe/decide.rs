@@ -8,8 +8,11 @@ use crate::types::LaneId;
 use super::Action;
 use super::LeaseId;
 use super::Scheduler;
+use super::config::FIRST_PARTS;
 use super::config::MIN_STEAL;
+use super::config::MIN_TAIL;
 use super::config::RACE_CHUNK;
+use super::config::SECOND_LEASE;
 use super::config::STEAL_COST;
 use super::config::STEAL_WORTH;
 use super::plan::Plan;
@@ -79,17 +82,20 @@ impl Scheduler {
         let mut size = if lane.known {
             lane.rate * plan.finish / (lane.slots as f64 * if alone { 1.0 } else { self.config.guide })
         } else {
-            // Two leases of the same size given together would end, and leave the lane silent, together.
-            let fair =
-                self.ledger.missing() as f64 / (2.0 * plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>());
-            fair.clamp(min, self.config.first_lease as f64) * (1.0 + 0.5 * lane.leases as f64)
+            // The first is small: it measures. The second is long, so that the lane is not silent, or in slow start,
+            // while the first one's successor is asked for.
+            let slots = plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>();
+            let fair = self.ledger.missing() as f64 / (FIRST_PARTS * slots);
+            fair.clamp(MIN_TAIL, self.config.first_lease as f64) * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
         };
         size = size.max(floor);
         if lane.known && room - size < 0.5 * floor {
             size = room;
         }
         if lane.known && size < min {
-            return self.is_best(plan, lane, piece).then_some(piece as u64);
+            // What it could do until all that is free could be done, were nobody disturbed.
+            let fair = lane.rate * (plan.free_finish - lane.finish(0.0));
+            return (fair >= MIN_TAIL || self.is_best(plan, lane, piece)).then_some(fair.max(piece) as u64);
         }
         if !lane.known && room < 0.5 * size.min(piece) && !self.is_best(plan, lane, piece) {
             return None;
@@ -103,34 +109,50 @@ impl Scheduler {
         plan.lanes.iter().all(|v| own <= v.finish(piece) * 1.02)
     }
 
+    /// Whether no other lane, busy or idle, would be through with the loot sooner.
+    fn is_best_thief(&self, plan: &Plan, thief: &View, victim: &View, loot: f64) -> bool {
+        let own = thief.finish(loot);
+        let others = plan.lanes.iter().filter(|v| v.id != victim.id && v.id != thief.id);
+        own < victim.eta() && others.into_iter().all(|v| own <= v.finish(loot) * 1.02)
+    }
+
     /// Takes back what a lane would still be busy with when all others are through. While there is other work only
     /// gross misjudgements are corrected.
     fn steal(&mut self, plan: &Plan, now: Instant) -> bool {
         let (after, share) = (self.config.steal_after.as_secs_f64(), self.config.steal_share);
-        let thief = plan
-            .lanes
-            .iter()
-            .filter(|v| v.idle > 0)
-            .min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0)));
-        let thief = thief.filter(|_| self.ledger.free.is_empty());
-        let slack = if thief.is_some() {
-            after.max(share * plan.finish)
-        } else {
+        let mut thieves: Vec<&View> = Vec::new();
+        if self.ledger.free.is_empty() {
+            thieves.extend(plan.lanes.iter().filter(|v| v.idle > 0));
+        }
+        let slack = if thieves.is_empty() {
             (2.0 * after).max(6.0 * share * plan.finish)
+        } else {
+            after.max(share * plan.finish)
         };
         let mut late: Vec<&View> = plan
             .lanes
             .iter()
             .filter(|v| {
-                let takes = thief.map_or(v.steady || v.start > plan.finish, |t| t.id != v.id);
                 // What flows already is measured in a moment; a guess is no reason to break it off.
                 let guessed = !v.known && v.start == 0.0;
-                v.leases > 0 && !guessed && takes && v.eta() - plan.finish > slack
+                v.leases > 0 && !guessed && v.eta() - plan.finish > slack
             })
             .collect();
         late.sort_by(|a, b| b.eta().total_cmp(&a.eta()));
-        late.into_iter()
-            .any(|victim| self.steal_from(plan, victim, thief, now))
+        for victim in late {
+            let stolen = if thieves.is_empty() {
+                (victim.steady || victim.start > plan.finish) && self.steal_from(plan, victim, None, now)
+            } else {
+                thieves.sort_by(|a, b| a.finish(MIN_STEAL).total_cmp(&b.finish(MIN_STEAL)));
+                thieves
+                    .iter()
+                    .any(|t| t.id != victim.id && self.steal_from(plan, victim, Some(t), now))
+            };
+            if stolen {
+                return true;
+            }
+        }
+        false
     }
 
     /// Takes the back of the lane's longest lease: as much as it is late with, or what the thief can do until all could
@@ -158,7 +180,7 @@ impl Scheduler {
             (false, Some(_)) => 0.0,
         };
         let gain = wanted.min(left.len() as f64 - coming);
-        if gain < least.max(STEAL_COST * coming) {
+        if gain < least.max(STEAL_COST * coming) || thief.is_some_and(|t| !self.is_best_thief(plan, t, victim, gain)) {
             return false;
         }
         let end = left.end - gain as u64;
@@ -192,8 +214,8 @@ impl Scheduler {
         };
         let gain = |view: &View| {
             let (id, left, _) = self.longest(view.id, now)?;
-            let mine = thief.lead + left.len() as f64 / thief.rate;
-            let gains = view.eta() >= self.config.race_gain * mine
+            let mine = thief.finish(left.len() as f64);
+            let gains = self.is_best_thief(plan, thief, view, left.len() as f64) && view.eta() >= self.config.race_gain * mine
                 && view.eta() - mine >= self.config.steal_after.as_secs_f64();
             gains.then_some((view.eta() - mine, id, left.len(), view.rate))
         };

@@ -10,6 +10,7 @@ use crate::types::LaneId;
 
 use super::config::*;
 use super::lane::Lane;
+use super::ledger::Lease;
 use super::ledger::Ledger;
 
 /// One usable lane, in seconds and bytes a second from now.
@@ -55,6 +56,8 @@ pub(super) struct Plan {
     pub(super) lanes: Vec<View>,
     /// The T of the module's words.
     pub(super) finish: f64,
+    /// The same for what is free, if every lane keeps what it has.
+    pub(super) free_finish: f64,
 }
 
 impl Plan {
@@ -86,10 +89,13 @@ impl Plan {
                 probation: lane.probation,
             })
             .collect();
+        let mut missing = ledger.missing() as f64;
         for lease in ledger.leases.values() {
             if let Ok(at) = views.binary_search_by_key(&lease.lane, |v| v.id) {
                 let view = &mut views[at];
-                view.backlog += lease.left.len() as f64;
+                let came = unreported(lease, view, now);
+                missing -= came;
+                view.backlog += lease.left.len() as f64 - came;
                 let start = if lease.first_byte.is_some() {
                     view.silence
                 } else {
@@ -106,9 +112,24 @@ impl Plan {
             }
         }
         fill_unknown(&mut views);
-        let finish = common_finish(&views, ledger.missing() as f64);
-        Self { lanes: views, finish }
+        let finish = common_finish(views.iter().map(|v| (v.start, v.rate)), missing.max(1.0));
+        let free_finish = common_finish(views.iter().map(|v| (v.finish(0.0), v.rate)), ledger.free.len() as f64);
+        Self {
+            lanes: views,
+            finish,
+            free_finish,
+        }
     }
+}
+
+/// Bytes of a flowing lease that have probably come since its last report.
+fn unreported(lease: &Lease, view: &View, now: Instant) -> f64 {
+    let Some(last) = lease.last_byte else {
+        return 0.0;
+    };
+    let time = now.saturating_duration_since(last).as_secs_f64().min(REPORT_EVERY);
+    let share = view.rate / view.leases as f64;
+    (share * time).min(0.9 * lease.left.len() as f64)
 }
 
 /// Lanes nothing is known about count as a part of the known ones' mean.
@@ -127,9 +148,9 @@ fn fill_unknown(views: &mut [View]) {
     }
 }
 
-/// The time at which all lanes together could be through with `bytes`.
-fn common_finish(views: &[View], bytes: f64) -> f64 {
-    let mut order: Vec<(f64, f64)> = views.iter().map(|v| (v.start, v.rate)).collect();
+/// The time at which all lanes together, each from its own time on and at its own rate, could be through with `bytes`.
+fn common_finish(lanes: impl Iterator<Item = (f64, f64)>, bytes: f64) -> f64 {
+    let mut order: Vec<(f64, f64)> = lanes.collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (mut rate, mut moved) = (0.0, 0.0);
     let mut finish = f64::INFINITY;

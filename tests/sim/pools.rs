@@ -109,18 +109,31 @@ fn script(line: &mut Line, base: f64, expected: f64, r: &mut Random) {
     }
 }
 
-/// Seconds of the ideal: nothing until the first lane's first byte could flow, then the sum of all rates.
-pub(crate) fn ideal(pool: &Pool) -> f64 {
-    let start = pool
-        .lines
-        .iter()
-        .map(|l| l.up + 4.0 * l.rtt)
-        .fold(f64::INFINITY, f64::min);
+/// Round trips of a lane's start-up, from joining to its first byte: TCP, TLS, request and answer.
+pub(crate) const START_UP_ROUND_TRIPS: f64 = 4.0;
+
+/// Seconds of the ideal, `start-up + bytes / Σ rates`, where each lane has its own start-up: the T with
+/// `Σ over lanes ∫ rate dt = bytes`, each integral from the lane's own first possible byte (joining, handshakes, request)
+/// to T. A lane that joins late counts from then, one that vanishes until then, and rates are those of the script. It
+/// leaves out slow start, the silence between requests and all ignorance: no scheduler can be sooner.
+pub(crate) fn ideal(lines: &[Line], size: u64) -> f64 {
+    fluid(lines, size, |l| l.up + START_UP_ROUND_TRIPS * l.rtt)
+}
+
+/// The same, as if all lanes could bring bytes as soon as the first of them can: what no lane farther away than the
+/// nearest could ever do, but the simplest thing to compare with.
+pub(crate) fn naive(lines: &[Line], size: u64) -> f64 {
+    let first = |l: &Line| l.up + START_UP_ROUND_TRIPS * l.rtt;
+    let start = lines.iter().map(first).fold(f64::INFINITY, f64::min);
+    fluid(lines, size, |_| start)
+}
+
+fn fluid(lines: &[Line], size: u64, from: impl Fn(&Line) -> f64) -> f64 {
+    let starts: Vec<f64> = lines.iter().map(from).collect();
     let (mut t, mut moved) = (0.0, 0.0);
-    while moved < pool.size as f64 && t < 1e5 {
-        if t >= start {
-            moved += pool.lines.iter().map(|l| l.rate(t)).sum::<f64>() * STEP;
-        }
+    while moved < size as f64 && t < 1e5 {
+        let flowing = lines.iter().zip(&starts).filter(|(_, start)| t >= **start);
+        moved += flowing.map(|(l, _)| l.rate(t)).sum::<f64>() * STEP;
         t += STEP;
     }
     t
@@ -133,15 +146,15 @@ pub(crate) fn physical(lines: &[Line], size: u64, slots: usize) -> f64 {
 }
 
 /// Seconds of the best lane alone with one connection, at most `limit`.
-pub(crate) fn best_alone(pool: &Pool, limit: f64) -> f64 {
-    let time = |best: f64, line: &Line| best.min(carried(std::slice::from_ref(line), pool.size, 1, best));
-    pool.lines.iter().fold(limit, time)
+pub(crate) fn best_alone(lines: &[Line], size: u64, limit: f64) -> f64 {
+    let time = |best: f64, line: &Line| best.min(carried(std::slice::from_ref(line), size, 1, best));
+    lines.iter().fold(limit, time)
 }
 
 fn carried(lines: &[Line], size: u64, slots: usize, limit: f64) -> f64 {
     let endless = |line: &Line| Conn {
         left: 1e18,
-        ..Conn::new(line.up + 4.0 * line.rtt)
+        ..Conn::new(line.up + START_UP_ROUND_TRIPS * line.rtt)
     };
     let mut conns: Vec<Vec<Conn>> = lines.iter().map(|l| vec![endless(l); slots]).collect();
     let (mut t, mut moved) = (0.0, 0.0);
