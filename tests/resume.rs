@@ -17,18 +17,20 @@ const MIB: f64 = 1_048_576.0;
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 /// On the wires, for each byte of content: headers, TLS, requests, and what is under way when something ends.
 const OVERHEAD: f64 = 1.06;
+/// The latest moment of a kill, in seconds: the journal's second entry is due then.
+const LATEST: f64 = 6.0;
 /// Mbit/s of the borrower's line, and of its lender's.
 const RATE: f64 = 40.0;
 
 #[test]
 fn a_killed_borrower_resumes_at_four_moments() {
-    killed_at_random(4, "64MiB");
+    killed_at_random(4, "96MiB");
 }
 
 #[test]
-#[ignore = "20 moments, over a minute: run by CI"]
+#[ignore = "20 moments, two minutes: run by CI"]
 fn a_killed_borrower_resumes_at_twenty_moments() {
-    killed_at_random(20, "256MiB");
+    killed_at_random(20, "448MiB");
 }
 
 #[test]
@@ -50,9 +52,9 @@ fn ctrl_c_leaves_a_part_that_is_hardly_fetched_again() {
         carried / size
     ));
     assert!(done["resumed"].as_f64().unwrap() > 0.3 * size);
-    // Two requests a line that were cut off in mid-flight, with what their queues held.
+    // Two requests a line that were cut off: what was under way, in queues, and in blocks not yet written.
     assert!(
-        carried < OVERHEAD * size + 1.5 * MIB,
+        carried < OVERHEAD * size + 2.0 * MIB,
         "{carried} bytes for {size}"
     );
     assert!(!house.part().exists());
@@ -148,7 +150,7 @@ fn killed_at_random(kills: u32, size: &str) {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         // Before the first byte, in the middle of writing, around a journal's entry: each moment has its turn.
         let turn = f64::from(kill * 7 % kills) + (random >> 33) as f64 / (1_u64 << 31) as f64;
-        let after = Duration::from_secs_f64(turn / f64::from(kills) * 4.5);
+        let after = Duration::from_secs_f64(turn / f64::from(kills) * LATEST);
         let mut get = house.get(size, false);
         let ended = get.wait_until(Instant::now() + after);
         assert!(ended.is_none(), "the file is too small for so many kills");
