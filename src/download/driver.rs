@@ -30,6 +30,7 @@ use super::route::{Route, Shared};
 use super::worker::{Fetch, Lease, News, Ready, work};
 use super::{Phase, Progress};
 use crate::lane::LaneSet;
+use crate::store::Generation;
 use crate::store::PartFile;
 use crate::store::StoreError;
 use crate::store::Synced;
@@ -67,6 +68,8 @@ pub(super) enum Ending {
     NoRanges,
     /// The origin's versions cannot be told apart: one stream.
     Unsteady,
+    /// More lanes see another version than this one, and this is one of them: start again from there.
+    Outnumbered(LaneId),
 }
 
 /// What a striped run starts from.
@@ -85,6 +88,8 @@ pub(super) struct Start {
     pub(super) latency: Duration,
     /// Routes that are warm.
     pub(super) routes: Vec<Arc<Route>>,
+    /// Whether a larger group of lanes with another version may take over (HTTP-9): once a download.
+    pub(super) may_regroup: bool,
     /// The first answer.
     pub(super) first: Ready,
 }
@@ -101,6 +106,7 @@ pub(super) struct Driver {
     /// Lanes that are gone, for the outcome.
     pub(super) former: Vec<Member>,
     routes: Vec<Arc<Route>>,
+    may_regroup: bool,
     scheduler: Scheduler,
     workers: BTreeMap<LeaseId, Worker>,
     known: Arc<Known>,
@@ -123,7 +129,7 @@ pub(super) struct Driver {
 }
 
 /// A lease whose lane brought another version.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Doubt {
     /// How far the lease came.
     at: u64,
@@ -131,6 +137,8 @@ struct Doubt {
     pinned: bool,
     /// Only the length was compared.
     tolerant: bool,
+    /// The version it brought, where that is known.
+    seen: Option<Generation>,
 }
 
 #[derive(Debug)]
@@ -171,6 +179,7 @@ impl Driver {
             members: BTreeMap::new(),
             former: Vec::new(),
             routes: start.routes,
+            may_regroup: start.may_regroup,
             scheduler: Scheduler::new(Config::default(), total, &done, seed, now),
             workers: BTreeMap::new(),
             known: Arc::new(start.known),

@@ -29,6 +29,7 @@ use crate::lane::LaneInfo;
 use crate::store::Generation;
 use crate::task::Tasks;
 use crate::types::ByteRange;
+use crate::types::LaneId;
 use crate::types::PIECE;
 use crate::types::Rate;
 use one_stream::is_archive;
@@ -88,6 +89,7 @@ pub async fn run(
         stop,
         began: Instant::now(),
         changes: 0,
+        majority: None,
         resumable: false,
         note: None,
     };
@@ -140,6 +142,8 @@ struct Run {
     stop: CancellationToken,
     began: Instant,
     changes: u32,
+    /// The lane to ask first, after its version turned out to be the one that most lanes see.
+    majority: Option<LaneId>,
     /// Whether what is fetched stays for the next time.
     resumable: bool,
     note: Option<String>,
@@ -156,6 +160,7 @@ enum Next {
 
 /// Why content comes as one stream.
 const NO_RANGES: &str = "the origin sends this only as one stream, so only one line was used";
+const TWO_VERSIONS: &str = "restarted: the origin has different versions for different lines, and this is the one that most of them get";
 const NO_VERSION: &str = "the origin gives nothing to tell versions apart, so only one line was used; a checksum (--sha256) would help";
 
 impl Run {
@@ -278,6 +283,7 @@ impl Run {
             address: got.answer.connection.address.ip(),
             latency: got.latency,
             routes: routes.to_vec(),
+            may_regroup: self.majority.is_none(),
             first: Ready {
                 answer: got.answer,
                 body,
@@ -289,6 +295,11 @@ impl Run {
         match Box::pin(driver.run()).await? {
             Ending::Changed => {
                 self.changed()?;
+                Ok(Next::Afresh)
+            }
+            Ending::Outnumbered(lane) => {
+                self.majority = Some(lane);
+                self.note = Some(TWO_VERSIONS.to_owned());
                 Ok(Next::Afresh)
             }
             Ending::NoRanges => Ok(Next::OneStream(NO_RANGES)),
@@ -325,7 +336,7 @@ impl Run {
         let job = &self.shared.job;
         let some = self.lanes.wait_for(|lanes| !choose(lanes, job).used.is_empty());
         let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(some)).await;
-        let used = match waited {
+        let mut used = match waited {
             Ok(Some(Ok(lanes))) => choose(&lanes, job).used,
             Ok(None) => {
                 return Err(DownloadError::Stopped {
@@ -334,6 +345,7 @@ impl Run {
             }
             Ok(Some(Err(_))) | Err(_) => return Err(DownloadError::NoLanes),
         };
+        used.sort_by_key(|lane| Some(lane.info().id) != self.majority);
         let routes: Vec<_> = used
             .into_iter()
             .map(|lane| Arc::new(Route::new(lane, self.shared.clone())))

@@ -16,6 +16,7 @@ use super::LaneState;
 use super::route::Route;
 use crate::lane::Lane;
 use crate::lane::LaneInfo;
+use crate::store::Generation;
 use crate::stripe;
 use crate::stripe::LaneSnapshot;
 use crate::types::LaneId;
@@ -92,6 +93,8 @@ pub(super) struct Member {
     pub(super) ineligible: Option<super::answer::Why>,
     /// Its versions may differ from the others': a digest decides.
     pub(super) any_version: bool,
+    /// The other version that it sees even at the home lane's address.
+    pub(super) seen: Option<Generation>,
 }
 
 impl Member {
@@ -107,6 +110,7 @@ impl Member {
             faults: 0,
             ineligible: None,
             any_version: false,
+            seen: None,
         }
     }
 

@@ -17,6 +17,7 @@ use super::flow::{Flow, FlowError, Report, Sink};
 use super::generation;
 use super::route::Route;
 use crate::lane::DialError;
+use crate::store::Generation;
 use crate::store::StoreError;
 use crate::stripe::Failure;
 use crate::stripe::LeaseId;
@@ -60,6 +61,8 @@ pub(super) enum End {
         pinned: bool,
         /// Only the length was compared, and even that is another one.
         tolerant: bool,
+        /// Which, where the answer says it.
+        seen: Option<Generation>,
     },
     /// The disk failed.
     Store(StoreError),
@@ -218,10 +221,17 @@ fn unanswered(error: &AskError) -> End {
 /// What an answer that does not fit means.
 fn rejected(verdict: Verdict, lease: &Lease, pinned: bool) -> End {
     let is_plain = lease.route.shared.job.url.scheme() == "http";
+    let tolerant = lease.known.generation.validator.is_none();
     match verdict {
-        Verdict::Changed(_) | Verdict::Unsatisfied(_) => End::OtherGeneration {
+        Verdict::Changed(seen) => End::OtherGeneration {
             pinned,
-            tolerant: lease.known.generation.validator.is_none(),
+            tolerant,
+            seen: seen.map(|(total, validator)| Generation { total, validator }),
+        },
+        Verdict::Unsatisfied(_) => End::OtherGeneration {
+            pinned,
+            tolerant,
+            seen: None,
         },
         Verdict::Refused { retry_after } => {
             let text = "the origin wants fewer connections over this line".to_owned();

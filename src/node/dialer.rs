@@ -15,6 +15,8 @@ const PER_SECOND: f64 = 4.0;
 const BURST: f64 = 32.0;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A quarter of an hour: a device that was only restarted, or carried to another room, is back by then.
+const MAX_FAILURES: u32 = 20;
 /// How soon a peer whose link broke is dialled again.
 const REDIAL: Duration = Duration::from_millis(300);
 
@@ -23,8 +25,10 @@ const REDIAL: Duration = Duration::from_millis(300);
 pub(super) enum Target {
     /// mDNS found this instance.
     Found(String),
-    /// The owner named it, or it was met before.
-    Known(SocketAddr),
+    /// The owner named it.
+    Named(SocketAddr),
+    /// It was met before, in this run or an earlier one.
+    Met(SocketAddr),
 }
 
 #[derive(Debug)]
@@ -34,6 +38,8 @@ struct State {
     pause: Duration,
     /// Being dialled right now.
     busy: bool,
+    /// Dials in a row that brought nobody.
+    failures: u32,
 }
 
 /// The plan. Ask [`Dialer::due`] until it gives nothing, then sleep until [`Dialer::timeout`].
@@ -70,6 +76,7 @@ impl Dialer {
                     next: now,
                     pause: FIRST_PAUSE,
                     busy: false,
+                    failures: 0,
                 };
                 self.targets.insert(target, state);
             }
@@ -107,11 +114,16 @@ impl Dialer {
         Some((target.clone(), state.addresses.clone()))
     }
 
-    /// A dial ended, whatever it brought: the target is asked again after a growing pause. One that is linked answers
-    /// the next question itself, with "duplicate" and without a packet.
-    pub(super) fn ended(&mut self, target: &Target, now: Instant) {
+    /// A dial ended: the target is asked again after a growing pause. One that is linked (`answered`) answers the next
+    /// question itself, with "duplicate" and without a packet. Who was met and is gone for good is forgotten.
+    pub(super) fn ended(&mut self, target: &Target, answered: bool, now: Instant) {
         if let Some(state) = self.targets.get_mut(target) {
             state.busy = false;
+            state.failures = if answered { 0 } else { state.failures + 1 };
+            if matches!(target, Target::Met(_)) && state.failures >= MAX_FAILURES {
+                self.targets.remove(target);
+                return;
+            }
             state.next = state.next.max(now + state.pause);
             state.pause = (state.pause * 2).min(LONGEST_PAUSE);
         }
@@ -150,7 +162,7 @@ mod tests {
         for _ in 0..9 {
             let (target, _) = dialer.due(now).expect("due");
             assert!(dialer.due(now).is_none(), "dialled twice at once");
-            dialer.ended(&target, now);
+            dialer.ended(&target, false, now);
             let next = dialer.timeout(now).unwrap();
             pauses.push((next - now).as_secs());
             now = next;
@@ -162,11 +174,11 @@ mod tests {
     fn a_peer_whose_link_broke_is_dialled_again_soon() {
         let now = Instant::now();
         let mut dialer = Dialer::new(now);
-        dialer.add(Target::Known(address(1)), vec![address(1)], now);
+        dialer.add(Target::Named(address(1)), vec![address(1)], now);
         for _ in 0..5 {
             let at = dialer.timeout(now).unwrap();
             let (target, _) = dialer.due(at).unwrap();
-            dialer.ended(&target, at);
+            dialer.ended(&target, true, at);
         }
         let later = now + Duration::from_secs(40);
         dialer.broke(address(1), later);
@@ -185,7 +197,7 @@ mod tests {
         for tenth in 0..100u32 {
             let at = now + Duration::from_millis(100) * tenth;
             while let Some((target, _)) = dialer.due(at) {
-                dialer.ended(&target, at);
+                dialer.ended(&target, false, at);
                 dials += 1;
             }
         }
@@ -196,12 +208,30 @@ mod tests {
     }
 
     #[test]
+    fn who_was_met_and_never_answers_again_is_forgotten_but_not_whom_the_owner_named() {
+        let mut now = Instant::now();
+        let mut dialer = Dialer::new(now);
+        dialer.add(Target::Met(address(1)), vec![address(1)], now);
+        dialer.add(Target::Named(address(2)), vec![address(2)], now);
+        for _ in 0..100 {
+            while let Some((target, _)) = dialer.due(now) {
+                dialer.ended(&target, false, now);
+            }
+            now += LONGEST_PAUSE;
+        }
+        assert_eq!(
+            dialer.targets.keys().collect::<Vec<_>>(),
+            [&Target::Named(address(2))]
+        );
+    }
+
+    #[test]
     fn other_addresses_of_the_same_candidate_are_tried_at_once() {
         let now = Instant::now();
         let mut dialer = Dialer::new(now);
         dialer.add(found(1), vec![address(1)], now);
         let (target, _) = dialer.due(now).unwrap();
-        dialer.ended(&target, now);
+        dialer.ended(&target, false, now);
         assert!(dialer.due(now).is_none());
         dialer.add(found(1), vec![address(2)], now);
         assert_eq!(dialer.due(now), Some((found(1), vec![address(2)])));

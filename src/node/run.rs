@@ -24,6 +24,8 @@ use super::lanes::Lanes;
 /// Peers met are noted at most this often: the file may lie on an SD card.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
+/// A peer with a link is not dialled; its address is looked at again after this.
+const LINKED: Duration = Duration::from_secs(30);
 /// Known addresses are dialled so much after the start: whoever is there and hears our announcement dials at once, and
 /// two links that cross each other cost the one that loses its tunnels.
 const KNOWN_AFTER: Duration = Duration::from_millis(300);
@@ -50,8 +52,11 @@ impl Run {
     pub(super) async fn until_stopped(mut self, peers: Vec<SocketAddr>) {
         let now = Instant::now();
         let mut dialer = Dialer::new(now);
-        for address in self.book.addresses().chain(peers) {
-            dialer.add(Target::Known(address), vec![address], now + KNOWN_AFTER);
+        let named = peers.into_iter().map(Target::Named);
+        for target in self.book.addresses().map(Target::Met).chain(named) {
+            if let Target::Met(address) | Target::Named(address) = target {
+                dialer.add(target, vec![address], now + KNOWN_AFTER);
+            }
         }
         let mut dials = FuturesUnordered::<Dial>::new();
         let mut save = tokio::time::interval(SAVE_EVERY);
@@ -84,6 +89,9 @@ impl Run {
             LinkEvent::Up(link) => {
                 self.lanes.peer(&link);
                 self.book.met(link.peer(), link.address());
+                // Should the link break while multicast does not get through either.
+                let address = link.address();
+                dialer.add(Target::Met(address), vec![address], Instant::now() + LINKED);
             }
             LinkEvent::Changed(peer) => {
                 if let Some(link) = self.links.all().iter().find(|l| l.peer() == peer) {
@@ -141,7 +149,10 @@ fn dialled(dialer: &mut Dialer, target: &Target, result: &Result<PeerId, DialErr
     }
     match result {
         Err(DialError::Ourselves) => dialer.forget(target),
-        _ => dialer.ended(target, Instant::now()),
+        _ => {
+            let answered = matches!(result, Ok(_) | Err(DialError::Duplicate));
+            dialer.ended(target, answered, Instant::now());
+        }
     }
 }
 

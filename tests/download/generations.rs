@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tributary::download::DownloadError;
+use tributary::types::LaneId;
 
 use crate::MIB;
 use crate::evil_origin::{Bench, Reply, Request, TestLane, content, sha256};
@@ -120,6 +121,26 @@ async fn http_09_a_lane_that_always_sees_another_version_is_left_out() {
     assert!(brought(2) > 0);
     let asked = bench.origin.seen().iter().filter(|(r, _)| r.lane == 1).count();
     assert!(asked <= 8, "{asked} requests for nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_09_the_version_that_most_lanes_see_is_the_one_that_is_fetched() {
+    let (lonely, common) = (content(8 * MIB, 21), content(8 * MIB, 22));
+    let served = common.clone();
+    let by_lane = move |r: &Request| match r.lane {
+        0 => Reply::honest(r, &lonely, "\"v1\"").rate(MIB),
+        _ => Reply::honest(r, &served, "\"v2\"").rate(4 * MIB),
+    };
+    let bench = Bench::new(4, by_lane).await;
+    let outcome = bench.get_exactly(&common).await;
+    assert!(outcome.pooled);
+    assert!(outcome.note.is_some_and(|note| note.contains("most of them")));
+    let alone = outcome
+        .lanes
+        .iter()
+        .find(|(info, _)| info.id == LaneId(0))
+        .map(|(_, bytes)| *bytes);
+    assert_eq!(alone, Some(0), "the lonely lane's version must not get in");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -42,8 +42,21 @@ impl Driver {
                     return Ok(None);
                 };
                 let lane = worker.lane;
-                if let End::OtherGeneration { pinned, tolerant } = end {
-                    self.doubt(lease, Doubt { at, pinned, tolerant });
+                if let End::OtherGeneration {
+                    pinned,
+                    tolerant,
+                    seen,
+                } = end
+                {
+                    self.doubt(
+                        lease,
+                        Doubt {
+                            at,
+                            pinned,
+                            tolerant,
+                            seen,
+                        },
+                    );
                     return Ok(None);
                 }
                 self.forget(lease);
@@ -192,10 +205,32 @@ impl Driver {
             let text = "the origin's versions take turns".to_owned();
             return self.ended(lease, lane, End::Failed(Failure::Broken, text), Instant::now());
         } else {
-            return self.ineligible(lane, Why::OtherGeneration, lease);
+            member.seen = doubt.seen;
+            let larger = self.larger_group();
+            let ended = self.ineligible(lane, Why::OtherGeneration, lease);
+            return larger.map_or(ended, |lane| Ok(Some(Ending::Outnumbered(lane))));
         }
         self.start(lease, lane, ByteRange::new(doubt.at, end));
         Ok(None)
+    }
+
+    /// A lane of the version that more lanes see than the one being fetched; none once half of this one is there.
+    fn larger_group(&self) -> Option<LaneId> {
+        let is_early = self.part.written().len() < self.known.generation.total / 2;
+        if !self.may_regroup || !is_early {
+            return None;
+        }
+        let serving = self
+            .members
+            .values()
+            .filter(|m| m.ineligible.is_none() && m.seen.is_none())
+            .count();
+        let group = |m: &Member| self.members.values().filter(|other| other.seen == m.seen).count();
+        let others = self.members.iter().filter(|(_, m)| m.seen.is_some());
+        let (&lane, size) = others
+            .map(|(lane, m)| (lane, group(m)))
+            .max_by_key(|(_, size)| *size)?;
+        (size > serving).then_some(lane)
     }
 
     pub(super) fn change_lanes(&mut self) {
