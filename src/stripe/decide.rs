@@ -86,7 +86,8 @@ impl Scheduler {
             // while the first one's successor is asked for.
             let slots = plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>();
             let fair = self.ledger.missing() as f64 / (FIRST_PARTS * slots);
-            fair.clamp(MIN_TAIL, self.config.first_lease as f64) * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
+            fair.clamp(MIN_TAIL, self.config.first_lease as f64)
+                * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
         };
         size = size.max(floor);
         if lane.known && room - size < 0.5 * floor {
@@ -112,7 +113,10 @@ impl Scheduler {
     /// Whether no other lane, busy or idle, would be through with the loot sooner.
     fn is_best_thief(&self, plan: &Plan, thief: &View, victim: &View, loot: f64) -> bool {
         let own = thief.finish(loot);
-        let others = plan.lanes.iter().filter(|v| v.id != victim.id && v.id != thief.id);
+        let others = plan
+            .lanes
+            .iter()
+            .filter(|v| v.id != victim.id && v.id != thief.id);
         own < victim.eta() && others.into_iter().all(|v| own <= v.finish(loot) * 1.02)
     }
 
@@ -180,7 +184,9 @@ impl Scheduler {
             (false, Some(_)) => 0.0,
         };
         let gain = wanted.min(left.len() as f64 - coming);
-        if gain < least.max(STEAL_COST * coming) || thief.is_some_and(|t| !self.is_best_thief(plan, t, victim, gain)) {
+        if gain < least.max(STEAL_COST * coming)
+            || thief.is_some_and(|t| !self.is_best_thief(plan, t, victim, gain))
+        {
             return false;
         }
         let end = left.end - gain as u64;
@@ -215,7 +221,8 @@ impl Scheduler {
         let gain = |view: &View| {
             let (id, left, _) = self.longest(view.id, now)?;
             let mine = thief.finish(left.len() as f64);
-            let gains = self.is_best_thief(plan, thief, view, left.len() as f64) && view.eta() >= self.config.race_gain * mine
+            let gains = self.is_best_thief(plan, thief, view, left.len() as f64)
+                && view.eta() >= self.config.race_gain * mine
                 && view.eta() - mine >= self.config.steal_after.as_secs_f64();
             gains.then_some((view.eta() - mine, id, left.len(), view.rate))
         };

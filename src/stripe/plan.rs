@@ -113,7 +113,10 @@ impl Plan {
         }
         fill_unknown(&mut views);
         let finish = common_finish(views.iter().map(|v| (v.start, v.rate)), missing.max(1.0));
-        let free_finish = common_finish(views.iter().map(|v| (v.finish(0.0), v.rate)), ledger.free.len() as f64);
+        let free_finish = common_finish(
+            views.iter().map(|v| (v.finish(0.0), v.rate)),
+            ledger.free.len() as f64,
+        );
         Self {
             lanes: views,
             finish,
@@ -127,7 +130,10 @@ fn unreported(lease: &Lease, view: &View, now: Instant) -> f64 {
     let Some(last) = lease.last_byte else {
         return 0.0;
     };
-    let time = now.saturating_duration_since(last).as_secs_f64().min(REPORT_EVERY);
+    let time = now
+        .saturating_duration_since(last)
+        .as_secs_f64()
+        .min(REPORT_EVERY);
     let share = view.rate / view.leases as f64;
     (share * time).min(0.9 * lease.left.len() as f64)
 }
