@@ -1,7 +1,5 @@
 //! How peers come together: at once, without configuration, also in mid-download and where multicast is blocked.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail them")]
-
 mod lab;
 
 use std::fs;
