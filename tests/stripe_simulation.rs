@@ -88,6 +88,11 @@ fn run_pool(seed: u64) -> Row {
     let naive = pools::naive(&pool.lines, pool.size);
     let physical = pools::physical(&pool.lines, pool.size, 2);
     let out = Sim::new(&pool.lines, pool.size, seed).run(40.0 * ideal + 100.0);
+    if ideal >= 3.0 {
+    let n = out.unused.len();
+    let f = |a: usize, b: usize| out.unused[a.min(n)..b.max(a).min(n)].iter().sum::<f64>() / pool.size as f64;
+    println!("U {} {} {} {} {} {} {}", f(0,250), f(250,500), f(500, 750), f(750, n-250), f(n-250, n-125), f(n-125, n-50), f(n-50,n));
+    }
     let best = pools::best_alone(&pool.lines, pool.size, 1.5 * out.seconds);
     Row {
         seed,
@@ -189,8 +194,8 @@ fn random_pools_finish_close_to_the_ideal() {
         .collect();
     let (median, p99, _) = quantiles("... from 64 MiB", large);
     assert!(median <= 0.002 && p99 <= 0.02, "{median} {p99}");
-    rows.sort_by(|a, b| b.physical.total_cmp(&a.physical));
-    for r in rows.iter().filter(|r| r.seconds >= 3.0).take(6) {
+    rows.sort_by(|a, b| b.ideal.total_cmp(&a.ideal));
+    for r in rows.iter().filter(|r| r.ideal_seconds >= 5.0).take(12) {
         println!(
             "slow: seed {} size {} s {:.2} physical {:.3} ideal {:.3} best {:.3} waste {:.4}",
             r.seed,
@@ -203,7 +208,7 @@ fn random_pools_finish_close_to_the_ideal() {
         );
     }
     rows.sort_by(|a, b| b.best.total_cmp(&a.best));
-    for r in rows.iter().take(6) {
+    for r in rows.iter().take(12) {
         println!(
             "worse than best lane: seed {} size {} s {:.2} physical {:.3} ideal {:.3} best {:.3}",
             r.seed,

@@ -53,6 +53,12 @@ pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
 /// The first leases of unmeasured lanes, were they all the same, would be this part of what is missing: lanes that turn
 /// out to be fast then find enough left.
 pub(super) const FIRST_PARTS: f64 = 3.0;
+/// Least first lease of an unmeasured lane, in bytes.
+pub(super) const FIRST_LEAST: f64 = 96.0 * 1024.0;
+/// A lane whose other connections have this many round trips of work takes fragments ...
+pub(super) const COVER: f64 = 2.5;
+/// ... from this size on, in bytes.
+pub(super) const FRAGMENT: u64 = 64 * 1024;
 /// An unmeasured lane's second lease is this many times as long as its first.
 pub(super) const SECOND_LEASE: f64 = 4.0;
 /// At the end, a lane's fair part of what is free is worth a request from this size on, in bytes.

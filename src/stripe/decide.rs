@@ -8,7 +8,10 @@ use crate::types::LaneId;
 use super::Action;
 use super::LeaseId;
 use super::Scheduler;
+use super::config::COVER;
+use super::config::FIRST_LEAST;
 use super::config::FIRST_PARTS;
+use super::config::FRAGMENT;
 use super::config::MIN_STEAL;
 use super::config::MIN_TAIL;
 use super::config::RACE_CHUNK;
@@ -61,11 +64,14 @@ impl Scheduler {
         order.sort_by(|a, b| a.finish(piece).total_cmp(&b.finish(piece)));
         let Some((lane, size)) = order
             .iter()
-            .find_map(|v| Some((v.id, self.size(plan, v, piece)?)))
+            .find_map(|v| Some((*v, self.size(plan, v, piece)?)))
         else {
             return false;
         };
-        self.start(lane, size, now)
+        // What its other connection still has hides the silence before the next request: a fragment costs nothing.
+        let covered = lane.leases > 0 && lane.backlog >= COVER * lane.rate * lane.latency;
+        let least = if covered { FRAGMENT.min(size / 2) } else { size / 2 };
+        self.start(lane.id, size, least, now)
     }
 
     /// How much an idle lane should take now; `None`: it would be late with anything.
@@ -86,9 +92,11 @@ impl Scheduler {
             // while the first one's successor is asked for.
             let slots = plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>();
             let fair = self.ledger.missing() as f64 / (FIRST_PARTS * slots);
-            fair.clamp(MIN_TAIL, self.config.first_lease as f64) * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
+            fair.clamp(FIRST_LEAST, self.config.first_lease as f64) * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
         };
-        size = size.max(floor);
+        if lane.known {
+            size = size.max(floor);
+        }
         if lane.known && room - size < 0.5 * floor {
             size = room;
         }
@@ -157,6 +165,9 @@ impl Scheduler {
         let Some((id, left, flows)) = self.longest(victim.id, now) else {
             return false;
         };
+        if !victim.known && thief.is_some_and(|t| !t.known) {
+            return false;
+        }
         let late = (victim.eta() - plan.finish) * victim.rate;
         let (wanted, least) = match thief {
             None => (late, self.config.min_lease as f64 / 2.0),
@@ -187,7 +198,7 @@ impl Scheduler {
             self.actions.push_back(Action::Shrink { lease: id, end });
         }
         // Nothing else was free, so the thief gets what was taken for it.
-        thief.is_none_or(|thief| self.start(thief.id, gain as u64, now))
+        thief.is_none_or(|thief| self.start(thief.id, gain as u64, gain as u64 / 2, now))
     }
 
     /// The lease of the lane that has most left, does not race and was not given just now: its id, what is left, and
@@ -226,14 +237,14 @@ impl Scheduler {
             return self.start_race(thief.id, id, now);
         }
         self.cancel(id, now);
-        self.start(thief.id, left, now)
+        self.start(thief.id, left, left / 2, now)
     }
 
-    fn start(&mut self, id: LaneId, size: u64, now: Instant) -> bool {
+    fn start(&mut self, id: LaneId, size: u64, least: u64, now: Instant) -> bool {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return false;
         };
-        let Some((lease, range)) = self.ledger.take(id, size, lane.warm > 0, now) else {
+        let Some((lease, range)) = self.ledger.take(id, size, least, lane.warm > 0, now) else {
             return false;
         };
         lane.lease_started();

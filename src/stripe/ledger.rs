@@ -92,12 +92,13 @@ impl Ledger {
         self.total - self.done.len()
     }
 
-    /// Leases up to `size` bytes of what is free: the first range that has at least half as many, else the longest.
-    /// Returned ranges go first; a fragment would cost a fast lane a request for next to nothing.
+    /// Leases up to `size` bytes of what is free: the first range that has at least `least`, else the longest.
+    /// Returned ranges go first; a small fragment can cost a fast lane a request for next to nothing.
     pub(super) fn take(
         &mut self,
         lane: LaneId,
         size: u64,
+        least: u64,
         warm: bool,
         now: Instant,
     ) -> Option<(LeaseId, ByteRange)> {
@@ -107,7 +108,7 @@ impl Ledger {
                 .take(LOOK_AT)
                 .chain(self.free.iter().take(LOOK_AT))
         };
-        let fits = queue().find(|r| r.len() >= size / 2);
+        let fits = queue().find(|r| r.len() >= least);
         let from = fits.or_else(|| queue().reduce(|best, r| if r.len() > best.len() { r } else { best }))?;
         let mut end = from.end.min(from.start.saturating_add(size.max(1)));
         if end < from.end && end - from.start >= ALIGN_FROM * PIECE {

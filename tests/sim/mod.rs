@@ -147,6 +147,7 @@ pub(crate) struct Outcome {
     pub(crate) cuts: usize,
     pub(crate) by_lane: Vec<u64>,
     pub(crate) log: Vec<(f64, Action)>,
+    pub(crate) unused: Vec<f64>,
 }
 
 /// A transfer under way.
@@ -184,7 +185,7 @@ impl Sim {
                 starts: 0,
                 cuts: 0,
                 by_lane: Vec::new(),
-                log: Vec::new(),
+                log: Vec::new(), unused: Vec::new(),
             },
             lines: lines.to_vec(),
         }
@@ -249,6 +250,8 @@ impl Sim {
         for i in 0..self.lines.len() {
             flow(&self.lines[i], self.t, &mut self.conns[i], &mut self.debt[i]);
         }
+        let u: f64 = (0..self.lines.len()).filter(|&i| self.t >= self.lines[i].up + 4.0*self.lines[i].rtt).map(|i| self.lines[i].rate(self.t) - self.conns[i].iter().map(|c| c.rate).sum::<f64>()).sum();
+        self.out.unused.push(u * STEP);
         self.t += STEP;
         for i in 0..self.lines.len() {
             self.report(i);
