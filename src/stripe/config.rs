@@ -58,7 +58,7 @@ pub(super) const FIRST_LEAST: f64 = 96.0 * 1024.0;
 /// A lane whose other connections have this many round trips of work takes fragments ...
 pub(super) const COVER: f64 = 2.5;
 /// ... from this size on, in bytes.
-pub(super) const FRAGMENT: u64 = 64 * 1024;
+pub(super) const FRAGMENT: u64 = 128 * 1024;
 /// An unmeasured lane's second lease is this many times as long as its first.
 pub(super) const SECOND_LEASE: f64 = 4.0;
 /// At the end, a lane's fair part of what is free is worth a request from this size on, in bytes.
