@@ -272,13 +272,13 @@ impl Lane {
         });
     }
 
-    /// Seconds without a byte, if that is longer than chunks and bursts explain; else 0.
+    /// Seconds without a byte, if that is longer than bursts and the caller's reporting explain; else 0.
     pub(super) fn remarkable_silence(&self, now: Instant) -> f64 {
         let Some(last) = self.last_byte else {
             return 0.0;
         };
         let silence = now.saturating_duration_since(last).as_secs_f64();
-        let usual = WINDOW.as_secs_f64() + self.latency() + STALL_CHUNK / self.rate().unwrap_or(DEFAULT_RATE);
+        let usual = 2.0 * WINDOW.as_secs_f64() + self.latency();
         if silence > usual { silence } else { 0.0 }
     }
 
