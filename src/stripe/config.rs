@@ -46,8 +46,6 @@ pub(super) const LEASE_STALL: Duration = Duration::from_secs(8);
 pub(super) const RACE_LIMIT: f64 = 0.007;
 /// Callers report in chunks of about this many bytes, so a loser is stopped as much too late: kept free of the budget.
 pub(super) const RACE_CHUNK: f64 = 64.0 * 1024.0;
-/// Callers report what has come at least this often, in seconds.
-pub(super) const REPORT_EVERY: f64 = 0.05;
 /// Least that is stolen from a lane that is late when nothing is free, in bytes.
 pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
 /// The first leases of unmeasured lanes, were they all the same, would be this part of what is missing: lanes that turn
