@@ -91,7 +91,7 @@ fn run_pool(seed: u64) -> Row {
     if ideal >= 3.0 {
     let n = out.unused.len();
     let f = |a: usize, b: usize| out.unused[a.min(n)..b.max(a).min(n)].iter().sum::<f64>() / pool.size as f64;
-    println!("U {} {} {} {} {} {} {}", f(0,250), f(250,500), f(500, 750), f(750, n-250), f(n-250, n-125), f(n-125, n-50), f(n-50,n));
+    println!("U{} {} {} {} {} {} {} {}", if pool.lively {"L"} else {"S"}, f(0,250), f(250,500), f(500, 750), f(750, n-250), f(n-250, n-125), f(n-125, n-50), f(n-50,n));
     }
     let best = pools::best_alone(&pool.lines, pool.size, 1.5 * out.seconds);
     Row {

@@ -133,7 +133,7 @@ impl Scheduler {
             thieves.extend(plan.lanes.iter().filter(|v| v.idle > 0));
         }
         let slack = if thieves.is_empty() {
-            (2.0 * after).max(6.0 * share * plan.finish)
+            (2.0 * after).max(12.0 * share * plan.finish)
         } else {
             after.max(share * plan.finish)
         };
