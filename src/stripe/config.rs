@@ -13,7 +13,7 @@ pub(super) const RAMP_WINDOWS: u32 = 8;
 /// Slow start is over with the first window that brings less than this much more than the last.
 pub(super) const RAMP_GROWTH: f64 = 1.25;
 /// A lane in slow start counts as this much faster than it was in its last window.
-pub(super) const RAMP_AHEAD: f64 = 2.0;
+pub(super) const RAMP_AHEAD: f64 = 1.5;
 /// Round trips of a new connection until its first byte, for an unmeasured lane: TCP, TLS, request.
 pub(super) const SETUP_ROUND_TRIPS: f64 = 4.0;
 /// Request to first byte, in seconds, for a lane that says nothing about it.
