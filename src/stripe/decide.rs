@@ -180,11 +180,13 @@ impl Scheduler {
                 (fair.max(worth.min(pair)), MIN_STEAL)
             }
         };
-        // What is on its way comes anyway; and only a thief's need ends a lease that has not begun.
-        let coming = match (flows, thief) {
-            (true, _) => victim.rate * victim.latency,
-            (false, None) => MIN_STEAL,
-            (false, Some(_)) => 0.0,
+        // What is on its way comes anyway; and only a thief's need ends a lease that has not begun, or is silent: all of
+        // it, as nothing is lost with it.
+        let idle = !flows || victim.silence > 0.0;
+        let (wanted, coming) = match (idle, thief) {
+            (true, Some(_)) => (left.len() as f64, 0.0),
+            (true, None) => (wanted, MIN_STEAL),
+            (false, _) => (wanted, victim.rate * victim.latency),
         };
         let gain = wanted.min(left.len() as f64 - coming);
         if gain < least.max(STEAL_COST * coming) || thief.is_some_and(|t| !self.is_best_thief(plan, t, victim, gain)) {
@@ -214,20 +216,21 @@ impl Scheduler {
 
     /// Takes over what another lane would finish last, from the byte it has reached, where that is far sooner: as a
     /// race, or for a metered lane, or where the race's double bytes are used up, by ending the other's lease.
-    fn race(&mut self, plan: &Plan, now: Instant) -> bool {
+    fn race<'a>(&mut self, plan: &'a Plan, now: Instant) -> bool {
         let idle = plan.lanes.iter().filter(|v| v.idle > 0 && !v.probation);
-        let Some(thief) = idle.min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0))) else {
-            return false;
-        };
-        let gain = |view: &View| {
+        let gain = |thief: &'a View, view: &View| {
             let (id, left, _) = self.longest(view.id, now)?;
             let mine = thief.finish(left.len() as f64);
-            let gains = self.is_best_thief(plan, thief, view, left.len() as f64) && view.eta() >= self.config.race_gain * mine
-                && view.eta() - mine >= self.config.steal_after.as_secs_f64();
-            gains.then_some((view.eta() - mine, id, left.len(), view.rate))
+            let gains = view.eta() >= self.config.race_gain * mine
+                && view.eta() - mine >= self.config.steal_after.as_secs_f64()
+                && self.is_best_thief(plan, thief, view, left.len() as f64);
+            gains.then_some((view.eta() - mine, thief, id, left.len(), view.rate))
         };
-        let others = plan.lanes.iter().filter(|v| v.id != thief.id && v.leases > 0);
-        let Some((_, id, left, rate)) = others.filter_map(gain).max_by(|a, b| a.0.total_cmp(&b.0)) else {
+        let pairs = idle.flat_map(|thief| {
+            let others = plan.lanes.iter().filter(|v| v.id != thief.id && v.leases > 0);
+            others.filter_map(|view| gain(thief, view)).collect::<Vec<_>>()
+        });
+        let Some((_, thief, id, left, rate)) = pairs.max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return false;
         };
         let budget =

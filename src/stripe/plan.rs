@@ -25,7 +25,7 @@ pub(super) struct View {
     pub(super) lead: f64,
     pub(super) latency: f64,
     /// How long its flowing leases have brought nothing, where that is remarkable: expect as long again.
-    silence: f64,
+    pub(super) silence: f64,
     pub(super) backlog: f64,
     pub(super) slots: usize,
     pub(super) leases: usize,
