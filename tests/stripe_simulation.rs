@@ -76,6 +76,7 @@ struct Row {
     ideal_seconds: f64,
     physical: f64,
     best: f64,
+    excess: f64,
     duplicated: f64,
     waste: f64,
     size: u64,
@@ -88,11 +89,6 @@ fn run_pool(seed: u64) -> Row {
     let naive = pools::naive(&pool.lines, pool.size);
     let physical = pools::physical(&pool.lines, pool.size, 2);
     let out = Sim::new(&pool.lines, pool.size, seed).run(40.0 * ideal + 100.0);
-    if ideal >= 3.0 {
-    let n = out.unused.len();
-    let f = |a: usize, b: usize| out.unused[a.min(n)..b.max(a).min(n)].iter().sum::<f64>() / pool.size as f64;
-    println!("U{} {} {} {} {} {} {} {}", if pool.lively {"L"} else {"S"}, f(0,250), f(250,500), f(500, 750), f(750, n-250), f(n-250, n-125), f(n-125, n-50), f(n-50,n));
-    }
     let best = pools::best_alone(&pool.lines, pool.size, 1.5 * out.seconds);
     Row {
         seed,
@@ -102,6 +98,7 @@ fn run_pool(seed: u64) -> Row {
         ideal_seconds: ideal,
         physical: out.seconds / physical,
         best: out.seconds / best,
+        excess: out.seconds - best,
         duplicated: out.duplicated as f64 / pool.size as f64,
         waste: (out.dropped + out.duplicated as f64) / pool.size as f64,
         size: pool.size,
@@ -173,13 +170,14 @@ fn random_pools_finish_close_to_the_ideal() {
             .map(value)
             .collect::<Vec<_>>()
     };
-    for from in [0.0, 1.0, 2.0, 3.0, 5.0, 10.0] {
+    for from in [0.0, 1.0, 2.0, 3.0, 5.0, 6.0, 7.0, 8.0, 10.0] {
         println!("pools whose ideal is {from} s or more:");
         quantiles("  time / ideal", of(from, |r| r.ideal));
         quantiles("  time / connections", of(from, |r| r.physical));
         quantiles("  connections / ideal", of(from, |r| r.floor));
         quantiles("  time / naive", of(from, |r| r.naive));
         quantiles("  time / best", of(from, |r| r.best));
+        quantiles("  excess", of(from, |r| r.excess));
     }
     quantiles("time / best lane alone (0.67: or less)", of(0.0, |r| r.best));
     let (_, p99, _) = quantiles("... from 3 s", of(3.0, |r| r.best));

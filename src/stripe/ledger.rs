@@ -111,7 +111,9 @@ impl Ledger {
         let fits = queue().find(|r| r.len() >= least);
         let from = fits.or_else(|| queue().reduce(|best, r| if r.len() > best.len() { r } else { best }))?;
         let mut end = from.end.min(from.start.saturating_add(size.max(1)));
-        if end < from.end && end - from.start >= ALIGN_FROM * PIECE {
+        if from.end - end < size / 8 {
+            end = from.end;
+        } else if end - from.start >= ALIGN_FROM * PIECE {
             end -= end % PIECE;
         }
         let range = ByteRange::new(from.start, end);

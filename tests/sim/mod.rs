@@ -19,7 +19,7 @@ const INITIAL_WINDOW: f64 = 10.0 * 1448.0;
 const HANDSHAKE_ROUND_TRIPS: f64 = 3.0;
 /// Queue of a lane in seconds of its rate: what a dropped connection wastes beside a round trip's worth.
 const QUEUE: f64 = 0.02;
-/// The driver reports at least this often (bytes, seconds).
+/// The driver reports at least this often (bytes, seconds): its blocks.
 const REPORT: (f64, f64) = (256.0 * 1024.0, 0.1);
 pub(crate) const MBIT: f64 = 125_000.0;
 
@@ -147,7 +147,6 @@ pub(crate) struct Outcome {
     pub(crate) cuts: usize,
     pub(crate) by_lane: Vec<u64>,
     pub(crate) log: Vec<(f64, Action)>,
-    pub(crate) unused: Vec<f64>,
 }
 
 /// A transfer under way.
@@ -185,7 +184,7 @@ impl Sim {
                 starts: 0,
                 cuts: 0,
                 by_lane: Vec::new(),
-                log: Vec::new(), unused: Vec::new(),
+                log: Vec::new(),
             },
             lines: lines.to_vec(),
         }
@@ -250,8 +249,6 @@ impl Sim {
         for i in 0..self.lines.len() {
             flow(&self.lines[i], self.t, &mut self.conns[i], &mut self.debt[i]);
         }
-        let u: f64 = (0..self.lines.len()).filter(|&i| self.t >= self.lines[i].up + 4.0*self.lines[i].rtt).map(|i| self.lines[i].rate(self.t) - self.conns[i].iter().map(|c| c.rate).sum::<f64>()).sum();
-        self.out.unused.push(u * STEP);
         self.t += STEP;
         for i in 0..self.lines.len() {
             self.report(i);
