@@ -10,6 +10,8 @@ pub(super) const FIRST_WINDOW: Duration = Duration::from_millis(100);
 pub(super) const RATE_ALPHA: f64 = 0.3;
 /// Windows after a lane's first byte in which a higher rate is believed at once: TCP's slow start may still go on.
 pub(super) const RAMP_WINDOWS: u32 = 8;
+/// A lease reported all at once is taken to have come within this many round trips.
+pub(super) const LEAST_ROUND_TRIPS: f64 = 3.0;
 /// Slow start is over with the first window that brings less than this much more than the last.
 pub(super) const RAMP_GROWTH: f64 = 1.25;
 /// A lane in slow start counts as this much faster than it was in its last window.
