@@ -62,10 +62,7 @@ impl Scheduler {
         let piece = (self.config.min_lease as f64).min(self.ledger.free.len() as f64);
         let mut order: Vec<&View> = plan.lanes.iter().filter(|v| v.idle > 0).collect();
         order.sort_by(|a, b| a.finish(piece).total_cmp(&b.finish(piece)));
-        let Some((lane, size)) = order
-            .iter()
-            .find_map(|v| Some((*v, self.size(plan, v, piece)?)))
-        else {
+        let Some((lane, size)) = order.iter().find_map(|v| Some((*v, self.size(plan, v, piece)?))) else {
             return false;
         };
         // What its other connection still has hides the silence before the next request: a fragment costs nothing.
@@ -92,7 +89,8 @@ impl Scheduler {
             // while the first one's successor is asked for.
             let slots = plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>();
             let fair = self.ledger.missing() as f64 / (FIRST_PARTS * slots);
-            fair.clamp(FIRST_LEAST, self.config.first_lease as f64) * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
+            fair.clamp(FIRST_LEAST, self.config.first_lease as f64)
+                * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
         };
         if lane.known {
             size = size.max(floor);
@@ -120,7 +118,10 @@ impl Scheduler {
     /// Whether no other lane, busy or idle, would be through with the loot sooner.
     fn is_best_thief(&self, plan: &Plan, thief: &View, victim: &View, loot: f64) -> bool {
         let own = thief.finish(loot);
-        let others = plan.lanes.iter().filter(|v| v.id != victim.id && v.id != thief.id);
+        let others = plan
+            .lanes
+            .iter()
+            .filter(|v| v.id != victim.id && v.id != thief.id);
         own < victim.eta() && others.into_iter().all(|v| own <= v.finish(loot) * 1.02)
     }
 
@@ -189,7 +190,9 @@ impl Scheduler {
             (false, _) => (wanted, victim.rate * victim.latency),
         };
         let gain = wanted.min(left.len() as f64 - coming);
-        if gain < least.max(STEAL_COST * coming) || thief.is_some_and(|t| !self.is_best_thief(plan, t, victim, gain)) {
+        if gain < least.max(STEAL_COST * coming)
+            || thief.is_some_and(|t| !self.is_best_thief(plan, t, victim, gain))
+        {
             return false;
         }
         let end = left.end - gain as u64;

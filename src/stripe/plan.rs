@@ -109,7 +109,10 @@ impl Plan {
         }
         fill_unknown(&mut views);
         let finish = common_finish(views.iter().map(|v| (v.start, v.rate)), ledger.missing() as f64);
-        let free_finish = common_finish(views.iter().map(|v| (v.finish(0.0), v.rate)), ledger.free.len() as f64);
+        let free_finish = common_finish(
+            views.iter().map(|v| (v.finish(0.0), v.rate)),
+            ledger.free.len() as f64,
+        );
         Self {
             lanes: views,
             finish,

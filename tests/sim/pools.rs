@@ -37,8 +37,6 @@ impl Random {
 pub(crate) struct Pool {
     pub(crate) lines: Vec<Line>,
     pub(crate) size: u64,
-    /// Rates change, lanes stall, come and go.
-    pub(crate) lively: bool,
 }
 
 /// Longest transfer that is simulated, in seconds of the ideal.
@@ -71,7 +69,6 @@ pub(crate) fn random(seed: u64) -> Pool {
     Pool {
         lines,
         size: size as u64,
-        lively,
     }
 }
 
