@@ -38,6 +38,17 @@ fn named() -> Vec<(&'static str, Vec<Line>)> {
             ]),
         ),
         ("30@10 30@40", pool(&[(30.0, 10.0), (30.0, 40.0)])),
+        // With loss, one connection alone can't fill its lane.
+        (
+            "30@10 30@40 lossy",
+            pool(&[(30.0, 10.0), (30.0, 40.0)])
+                .into_iter()
+                .map(|l| Line {
+                    per_connection: 18.0 * sim::MBIT,
+                    ..l
+                })
+                .collect(),
+        ),
     ]
 }
 
@@ -68,14 +79,18 @@ fn the_lab_pools_reach_97_percent_of_the_sum_of_their_links() {
     assert!(failed.is_empty(), "below 0.97: {failed:?}");
 }
 
+/// One pool's figures: times as multiples of the named ones, bytes as parts of the file.
 struct Row {
     seed: u64,
     ideal: f64,
     naive: f64,
+    /// What the connections can, as a multiple of the ideal.
     floor: f64,
     ideal_seconds: f64,
     physical: f64,
     best: f64,
+    /// Seconds more than the best lane's.
+    excess: f64,
     duplicated: f64,
     waste: f64,
     size: u64,
@@ -97,6 +112,7 @@ fn run_pool(seed: u64) -> Row {
         ideal_seconds: ideal,
         physical: out.seconds / physical,
         best: out.seconds / best,
+        excess: out.seconds - best,
         duplicated: out.duplicated as f64 / pool.size as f64,
         waste: (out.dropped + out.duplicated as f64) / pool.size as f64,
         size: pool.size,
@@ -152,78 +168,74 @@ fn decisions_of_one_pool() {
     println!("{:.3}", sim.run(1000.0).seconds);
 }
 
+/// Pools simulated, so that more than 1,000 of them are in [`MEANT_FOR`].
+const POOLS: u64 = 2600;
+/// What the project's promise is about: transfers whose ideal is at least this long, in seconds. Shorter ones are mostly
+/// handshakes, slow start and finding out who is fast, none of which the ideal knows.
+const MEANT_FOR: f64 = 8.0;
+
+/// The promise: against `start-up + bytes / Σ rates`, each lane with its own start-up (see [`pools::ideal`]), median ≤ 1.03
+/// and 99th percentile ≤ 1.12 over at least 1,000 pools; duplicates ≤ 1 %; never slower than the best lane alone, known in
+/// advance and used with one endless request. For that 2 % (what the tail costs when there is but one useful lane) are
+/// allowed from 5 s on; below it the best lane has to be found first, so there it is said how often and by how much.
 #[test]
 fn random_pools_finish_close_to_the_ideal() {
-    let count: u64 = std::env::var("POOLS")
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(1000);
-    assert!(count >= 100, "too few pools for quantiles");
-    let half = std::thread::spawn(move || (0..count / 2).map(run_pool).collect::<Vec<_>>());
-    let mut rows: Vec<Row> = (count / 2..count).map(run_pool).collect();
+    let half = std::thread::spawn(|| (0..POOLS / 2).map(run_pool).collect::<Vec<_>>());
+    let mut rows: Vec<Row> = (POOLS / 2..POOLS).map(run_pool).collect();
     rows.extend(half.join().unwrap());
     let of = |from: f64, value: fn(&Row) -> f64| {
-        rows.iter()
-            .filter(|r| r.ideal_seconds >= from)
-            .map(value)
-            .collect::<Vec<_>>()
+        let long = rows.iter().filter(|r| r.ideal_seconds >= from);
+        long.map(value).collect::<Vec<_>>()
     };
-    for from in [0.0, 1.0, 2.0, 3.0, 5.0, 10.0] {
+    for from in [0.0, 2.0, 5.0, MEANT_FOR] {
         println!("pools whose ideal is {from} s or more:");
         quantiles("  time / ideal", of(from, |r| r.ideal));
-        quantiles("  time / connections", of(from, |r| r.physical));
-        quantiles("  connections / ideal", of(from, |r| r.floor));
-        quantiles("  time / naive", of(from, |r| r.naive));
-        quantiles("  time / best", of(from, |r| r.best));
+        quantiles("  time / what connections can", of(from, |r| r.physical));
+        quantiles("  what connections can / ideal", of(from, |r| r.floor));
+        quantiles("  time / ideal with one start-up", of(from, |r| r.naive));
+        quantiles("  time / best lane (0.67: or less)", of(from, |r| r.best));
+        quantiles("  time - best lane's, seconds", of(from, |r| r.excess));
     }
-    quantiles("time / best lane alone (0.67: or less)", of(0.0, |r| r.best));
-    let (_, p99, _) = quantiles("... from 3 s", of(3.0, |r| r.best));
-    assert!(p99 <= 1.05, "{p99}");
+    let meant = of(MEANT_FOR, |r| r.ideal);
+    assert!(meant.len() >= 1000, "only {} pools", meant.len());
+    let (median, p99, _) = quantiles("the promise: time / ideal", meant);
+    assert!(median <= 1.03 && p99 <= 1.12, "{median} {p99}");
+    let (median, p99, _) = quantiles("time / connections, from 5 s", of(5.0, |r| r.physical));
+    assert!(median <= 1.01 && p99 <= 1.08, "{median} {p99}");
+    let (_, _, max) = quantiles("time / best lane, from 5 s", of(5.0, |r| r.best));
+    assert!(max <= 1.02, "{max}");
+    let (_, p99, max) = quantiles("time / best lane, from 2 s", of(2.0, |r| r.best));
+    assert!(p99 <= 1.02 && max <= 1.2, "{p99} {max}");
+    let (_, p99, _) = quantiles("time / best lane, all", of(0.0, |r| r.best));
+    assert!(p99 <= 1.15, "{p99}");
     let (_, _, max) = quantiles("duplicated bytes / file", of(0.0, |r| r.duplicated));
     assert!(max <= 0.01, "{max}");
     quantiles("wasted wire bytes / file", of(0.0, |r| r.waste));
-    let large = rows
-        .iter()
-        .filter(|r| r.size >= 64 * MIB)
-        .map(|r| r.waste)
-        .collect();
-    let (median, p99, _) = quantiles("... from 64 MiB", large);
-    assert!(median <= 0.002 && p99 <= 0.02, "{median} {p99}");
-    rows.sort_by(|a, b| b.physical.total_cmp(&a.physical));
-    for r in rows.iter().filter(|r| r.seconds >= 3.0).take(6) {
-        println!(
-            "slow: seed {} size {} s {:.2} physical {:.3} ideal {:.3} best {:.3} waste {:.4}",
-            r.seed,
-            r.size >> 20,
-            r.seconds,
-            r.physical,
-            r.ideal,
-            r.best,
-            r.waste
-        );
-    }
-    rows.sort_by(|a, b| b.best.total_cmp(&a.best));
+    let large = rows.iter().filter(|r| r.size >= 64 * MIB);
+    let (median, p99, _) = quantiles("... from 64 MiB", large.map(|r| r.waste).collect());
+    assert!(median <= 0.002 && p99 <= 0.016, "{median} {p99}");
+    show_worst("slow", &mut rows, |r| {
+        if r.ideal_seconds >= 5.0 { r.ideal } else { 0.0 }
+    });
+    show_worst("worse than the best lane", &mut rows, |r| r.best);
+    show_worst("wasteful", &mut rows, |r| {
+        if r.size >= 64 * MIB { r.waste } else { 0.0 }
+    });
+}
+
+/// The seeds to look at with `decisions_of_one_pool`.
+fn show_worst(what: &str, rows: &mut [Row], by: fn(&Row) -> f64) {
+    rows.sort_by(|a, b| by(b).total_cmp(&by(a)));
     for r in rows.iter().take(6) {
         println!(
-            "worse than best lane: seed {} size {} s {:.2} physical {:.3} ideal {:.3} best {:.3}",
+            "{what}: seed {} of {} MiB, {:.2} s: ideal {:.3} connections {:.3} best lane {:.3} waste {:.4}",
             r.seed,
             r.size >> 20,
             r.seconds,
-            r.physical,
             r.ideal,
-            r.best
-        );
-    }
-    rows.sort_by(|a, b| b.waste.total_cmp(&a.waste));
-    for r in rows.iter().filter(|r| r.size >= 64 * MIB).take(6) {
-        println!(
-            "wasteful: seed {} size {} s {:.2} physical {:.3} waste {:.4} dup {:.4}",
-            r.seed,
-            r.size >> 20,
-            r.seconds,
             r.physical,
-            r.waste,
-            r.duplicated
+            r.best,
+            r.waste
         );
     }
 }

@@ -10,10 +10,12 @@ pub(super) const FIRST_WINDOW: Duration = Duration::from_millis(100);
 pub(super) const RATE_ALPHA: f64 = 0.3;
 /// Windows after a lane's first byte in which a higher rate is believed at once: TCP's slow start may still go on.
 pub(super) const RAMP_WINDOWS: u32 = 8;
+/// A lease reported all at once is taken to have come within this many round trips.
+pub(super) const LEAST_ROUND_TRIPS: f64 = 3.0;
 /// Slow start is over with the first window that brings less than this much more than the last.
 pub(super) const RAMP_GROWTH: f64 = 1.25;
 /// A lane in slow start counts as this much faster than it was in its last window.
-pub(super) const RAMP_AHEAD: f64 = 2.0;
+pub(super) const RAMP_AHEAD: f64 = 1.5;
 /// Round trips of a new connection until its first byte, for an unmeasured lane: TCP, TLS, request.
 pub(super) const SETUP_ROUND_TRIPS: f64 = 4.0;
 /// Request to first byte, in seconds, for a lane that says nothing about it.
@@ -46,13 +48,17 @@ pub(super) const LEASE_STALL: Duration = Duration::from_secs(8);
 pub(super) const RACE_LIMIT: f64 = 0.007;
 /// Callers report in chunks of about this many bytes, so a loser is stopped as much too late: kept free of the budget.
 pub(super) const RACE_CHUNK: f64 = 64.0 * 1024.0;
-/// Callers report what has come at least this often, in seconds.
-pub(super) const REPORT_EVERY: f64 = 0.05;
 /// Least that is stolen from a lane that is late when nothing is free, in bytes.
 pub(super) const MIN_STEAL: f64 = 16.0 * 1024.0;
 /// The first leases of unmeasured lanes, were they all the same, would be this part of what is missing: lanes that turn
 /// out to be fast then find enough left.
 pub(super) const FIRST_PARTS: f64 = 3.0;
+/// Least first lease of an unmeasured lane, in bytes.
+pub(super) const FIRST_LEAST: f64 = 96.0 * 1024.0;
+/// A lane whose other connections have this many round trips of work takes fragments ...
+pub(super) const COVER: f64 = 2.5;
+/// ... from this size on, in bytes.
+pub(super) const FRAGMENT: u64 = 128 * 1024;
 /// An unmeasured lane's second lease is this many times as long as its first.
 pub(super) const SECOND_LEASE: f64 = 4.0;
 /// At the end, a lane's fair part of what is free is worth a request from this size on, in bytes.

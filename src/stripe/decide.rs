@@ -8,7 +8,10 @@ use crate::types::LaneId;
 use super::Action;
 use super::LeaseId;
 use super::Scheduler;
+use super::config::COVER;
+use super::config::FIRST_LEAST;
 use super::config::FIRST_PARTS;
+use super::config::FRAGMENT;
 use super::config::MIN_STEAL;
 use super::config::MIN_TAIL;
 use super::config::RACE_CHUNK;
@@ -59,13 +62,13 @@ impl Scheduler {
         let piece = (self.config.min_lease as f64).min(self.ledger.free.len() as f64);
         let mut order: Vec<&View> = plan.lanes.iter().filter(|v| v.idle > 0).collect();
         order.sort_by(|a, b| a.finish(piece).total_cmp(&b.finish(piece)));
-        let Some((lane, size)) = order
-            .iter()
-            .find_map(|v| Some((v.id, self.size(plan, v, piece)?)))
-        else {
+        let Some((lane, size)) = order.iter().find_map(|v| Some((*v, self.size(plan, v, piece)?))) else {
             return false;
         };
-        self.start(lane, size, now)
+        // What its other connection still has hides the silence before the next request: a fragment costs nothing.
+        let covered = lane.leases > 0 && lane.backlog >= COVER * lane.rate * lane.latency;
+        let least = if covered { FRAGMENT.min(size / 2) } else { size / 2 };
+        self.start(lane.id, size, least, now)
     }
 
     /// How much an idle lane should take now; `None`: it would be late with anything.
@@ -86,10 +89,12 @@ impl Scheduler {
             // while the first one's successor is asked for.
             let slots = plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>();
             let fair = self.ledger.missing() as f64 / (FIRST_PARTS * slots);
-            fair.clamp(MIN_TAIL, self.config.first_lease as f64)
+            fair.clamp(FIRST_LEAST, self.config.first_lease as f64)
                 * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
         };
-        size = size.max(floor);
+        if lane.known {
+            size = size.max(floor);
+        }
         if lane.known && room - size < 0.5 * floor {
             size = room;
         }
@@ -129,18 +134,14 @@ impl Scheduler {
             thieves.extend(plan.lanes.iter().filter(|v| v.idle > 0));
         }
         let slack = if thieves.is_empty() {
-            (2.0 * after).max(6.0 * share * plan.finish)
+            (2.0 * after).max(12.0 * share * plan.finish)
         } else {
             after.max(share * plan.finish)
         };
         let mut late: Vec<&View> = plan
             .lanes
             .iter()
-            .filter(|v| {
-                // What flows already is measured in a moment; a guess is no reason to break it off.
-                let guessed = !v.known && v.start == 0.0;
-                v.leases > 0 && !guessed && v.eta() - plan.finish > slack
-            })
+            .filter(|v| v.leases > 0 && v.eta() - plan.finish > slack)
             .collect();
         late.sort_by(|a, b| b.eta().total_cmp(&a.eta()));
         for victim in late {
@@ -165,6 +166,9 @@ impl Scheduler {
         let Some((id, left, flows)) = self.longest(victim.id, now) else {
             return false;
         };
+        if !victim.known && thief.is_some_and(|t| !t.known) {
+            return false;
+        }
         let late = (victim.eta() - plan.finish) * victim.rate;
         let (wanted, least) = match thief {
             None => (late, self.config.min_lease as f64 / 2.0),
@@ -177,11 +181,13 @@ impl Scheduler {
                 (fair.max(worth.min(pair)), MIN_STEAL)
             }
         };
-        // What is on its way comes anyway; and only a thief's need ends a lease that has not begun.
-        let coming = match (flows, thief) {
-            (true, _) => victim.rate * victim.latency,
-            (false, None) => MIN_STEAL,
-            (false, Some(_)) => 0.0,
+        // What is on its way comes anyway; and only a thief's need ends a lease that has not begun, or is silent: all of
+        // it, as nothing is lost with it.
+        let idle = !flows || victim.silence > 0.0;
+        let (wanted, coming) = match (idle, thief) {
+            (true, Some(_)) => (left.len() as f64, 0.0),
+            (true, None) => (wanted, MIN_STEAL),
+            (false, _) => (wanted, victim.rate * victim.latency),
         };
         let gain = wanted.min(left.len() as f64 - coming);
         if gain < least.max(STEAL_COST * coming)
@@ -197,7 +203,7 @@ impl Scheduler {
             self.actions.push_back(Action::Shrink { lease: id, end });
         }
         // Nothing else was free, so the thief gets what was taken for it.
-        thief.is_none_or(|thief| self.start(thief.id, gain as u64, now))
+        thief.is_none_or(|thief| self.start(thief.id, gain as u64, gain as u64 / 2, now))
     }
 
     /// The lease of the lane that has most left, does not race and was not given just now: its id, what is left, and
@@ -213,21 +219,21 @@ impl Scheduler {
 
     /// Takes over what another lane would finish last, from the byte it has reached, where that is far sooner: as a
     /// race, or for a metered lane, or where the race's double bytes are used up, by ending the other's lease.
-    fn race(&mut self, plan: &Plan, now: Instant) -> bool {
+    fn race<'a>(&mut self, plan: &'a Plan, now: Instant) -> bool {
         let idle = plan.lanes.iter().filter(|v| v.idle > 0 && !v.probation);
-        let Some(thief) = idle.min_by(|a, b| a.finish(0.0).total_cmp(&b.finish(0.0))) else {
-            return false;
-        };
-        let gain = |view: &View| {
+        let gain = |thief: &'a View, view: &View| {
             let (id, left, _) = self.longest(view.id, now)?;
             let mine = thief.finish(left.len() as f64);
-            let gains = self.is_best_thief(plan, thief, view, left.len() as f64)
-                && view.eta() >= self.config.race_gain * mine
-                && view.eta() - mine >= self.config.steal_after.as_secs_f64();
-            gains.then_some((view.eta() - mine, id, left.len(), view.rate))
+            let gains = view.eta() >= self.config.race_gain * mine
+                && view.eta() - mine >= self.config.steal_after.as_secs_f64()
+                && self.is_best_thief(plan, thief, view, left.len() as f64);
+            gains.then_some((view.eta() - mine, thief, id, left.len(), view.rate))
         };
-        let others = plan.lanes.iter().filter(|v| v.id != thief.id && v.leases > 0);
-        let Some((_, id, left, rate)) = others.filter_map(gain).max_by(|a, b| a.0.total_cmp(&b.0)) else {
+        let pairs = idle.flat_map(|thief| {
+            let others = plan.lanes.iter().filter(|v| v.id != thief.id && v.leases > 0);
+            others.filter_map(|view| gain(thief, view)).collect::<Vec<_>>()
+        });
+        let Some((_, thief, id, left, rate)) = pairs.max_by(|a, b| a.0.total_cmp(&b.0)) else {
             return false;
         };
         let budget =
@@ -237,14 +243,14 @@ impl Scheduler {
             return self.start_race(thief.id, id, now);
         }
         self.cancel(id, now);
-        self.start(thief.id, left, now)
+        self.start(thief.id, left, left / 2, now)
     }
 
-    fn start(&mut self, id: LaneId, size: u64, now: Instant) -> bool {
+    fn start(&mut self, id: LaneId, size: u64, least: u64, now: Instant) -> bool {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return false;
         };
-        let Some((lease, range)) = self.ledger.take(id, size, lane.warm > 0, now) else {
+        let Some((lease, range)) = self.ledger.take(id, size, least, lane.warm > 0, now) else {
             return false;
         };
         lane.lease_started();

@@ -272,13 +272,22 @@ impl Lane {
         });
     }
 
-    /// Seconds without a byte, if that is longer than chunks and bursts explain; else 0.
+    /// A whole lease came within `time` of its first report: in slow start, and where it was too short for a window, the
+    /// best that is known about the rate.
+    pub(super) fn moved_at_least(&mut self, bytes: u64, time: Duration) {
+        let rate = bytes as f64 / time.as_secs_f64().max(LEAST_ROUND_TRIPS * self.latency());
+        if self.windows <= RAMP_WINDOWS && self.rate.is_none_or(|known| known < rate) {
+            self.rate = Some(rate);
+        }
+    }
+
+    /// Seconds without a byte, if that is longer than bursts and the caller's reporting explain; else 0.
     pub(super) fn remarkable_silence(&self, now: Instant) -> f64 {
         let Some(last) = self.last_byte else {
             return 0.0;
         };
         let silence = now.saturating_duration_since(last).as_secs_f64();
-        let usual = WINDOW.as_secs_f64() + self.latency() + STALL_CHUNK / self.rate().unwrap_or(DEFAULT_RATE);
+        let usual = 2.0 * WINDOW.as_secs_f64() + self.latency();
         if silence > usual { silence } else { 0.0 }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct Lease {
     pub(super) lane: LaneId,
     /// What is still to come: from the byte reached to the end.
     pub(super) left: ByteRange,
+    /// Where it began.
+    from: u64,
     pub(super) started: Instant,
     /// Whether it was given to a connection that is open already.
     pub(super) warm: bool,
@@ -49,6 +51,9 @@ pub(super) struct Advance {
     /// All bytes that belong to the lease, new or not.
     pub(super) taken: u64,
     pub(super) finished: bool,
+    /// Everything it has brought, and when the first of it was reported.
+    pub(super) brought: u64,
+    pub(super) since: Instant,
     /// Its connection can be used again.
     pub(super) reusable: bool,
     /// Somebody else has brought all it has left.
@@ -92,12 +97,13 @@ impl Ledger {
         self.total - self.done.len()
     }
 
-    /// Leases up to `size` bytes of what is free: the first range that has at least half as many, else the longest.
-    /// Returned ranges go first; a fragment would cost a fast lane a request for next to nothing.
+    /// Leases up to `size` bytes of what is free: the first range that has at least `least`, else the longest.
+    /// Returned ranges go first; a small fragment can cost a fast lane a request for next to nothing.
     pub(super) fn take(
         &mut self,
         lane: LaneId,
         size: u64,
+        least: u64,
         warm: bool,
         now: Instant,
     ) -> Option<(LeaseId, ByteRange)> {
@@ -107,10 +113,12 @@ impl Ledger {
                 .take(LOOK_AT)
                 .chain(self.free.iter().take(LOOK_AT))
         };
-        let fits = queue().find(|r| r.len() >= size / 2);
+        let fits = queue().find(|r| r.len() >= least);
         let from = fits.or_else(|| queue().reduce(|best, r| if r.len() > best.len() { r } else { best }))?;
         let mut end = from.end.min(from.start.saturating_add(size.max(1)));
-        if end < from.end && end - from.start >= ALIGN_FROM * PIECE {
+        if from.end - end < size / 8 {
+            end = from.end;
+        } else if end - from.start >= ALIGN_FROM * PIECE {
             end -= end % PIECE;
         }
         let range = ByteRange::new(from.start, end);
@@ -158,7 +166,8 @@ impl Ledger {
         let start = lease.left.start;
         let came = ByteRange::new(start, lease.left.end.min(start.saturating_add(n)));
         lease.left = ByteRange::new(came.end, lease.left.end);
-        lease.first_byte.get_or_insert(now);
+        let since = *lease.first_byte.get_or_insert(now);
+        let brought = came.end - lease.from;
         lease.last_byte = Some(now);
         let (lease_left, raced, cut) = (lease.left, lease.raced, lease.cut);
         let (lane, finished, rival, chases) = (lease.lane, lease.left.is_empty(), lease.rival, lease.chases);
@@ -178,6 +187,8 @@ impl Ledger {
             new,
             taken: came.len(),
             finished,
+            brought,
+            since,
             reusable: finished && !cut,
             pointless,
             beaten,
@@ -232,6 +243,7 @@ impl Ledger {
         let lease = Lease {
             lane,
             left: range,
+            from: range.start,
             started: now,
             warm,
             first_byte: None,

@@ -210,6 +210,7 @@ impl Scheduler {
             lane.add_bytes(came.taken, came.new, now);
             if came.finished {
                 lane.lease_ended(true, true, came.reusable, now);
+                lane.moved_at_least(came.brought, now.saturating_duration_since(came.since));
             }
         }
         if let Some(loser) = came.beaten {

@@ -10,7 +10,6 @@ use crate::types::LaneId;
 
 use super::config::*;
 use super::lane::Lane;
-use super::ledger::Lease;
 use super::ledger::Ledger;
 
 /// One usable lane, in seconds and bytes a second from now.
@@ -26,7 +25,7 @@ pub(super) struct View {
     pub(super) lead: f64,
     pub(super) latency: f64,
     /// How long its flowing leases have brought nothing, where that is remarkable: expect as long again.
-    silence: f64,
+    pub(super) silence: f64,
     pub(super) backlog: f64,
     pub(super) slots: usize,
     pub(super) leases: usize,
@@ -89,13 +88,10 @@ impl Plan {
                 probation: lane.probation,
             })
             .collect();
-        let mut missing = ledger.missing() as f64;
         for lease in ledger.leases.values() {
             if let Ok(at) = views.binary_search_by_key(&lease.lane, |v| v.id) {
                 let view = &mut views[at];
-                let came = unreported(lease, view, now);
-                missing -= came;
-                view.backlog += lease.left.len() as f64 - came;
+                view.backlog += lease.left.len() as f64;
                 let start = if lease.first_byte.is_some() {
                     view.silence
                 } else {
@@ -112,7 +108,7 @@ impl Plan {
             }
         }
         fill_unknown(&mut views);
-        let finish = common_finish(views.iter().map(|v| (v.start, v.rate)), missing.max(1.0));
+        let finish = common_finish(views.iter().map(|v| (v.start, v.rate)), ledger.missing() as f64);
         let free_finish = common_finish(
             views.iter().map(|v| (v.finish(0.0), v.rate)),
             ledger.free.len() as f64,
@@ -123,19 +119,6 @@ impl Plan {
             free_finish,
         }
     }
-}
-
-/// Bytes of a flowing lease that have probably come since its last report.
-fn unreported(lease: &Lease, view: &View, now: Instant) -> f64 {
-    let Some(last) = lease.last_byte else {
-        return 0.0;
-    };
-    let time = now
-        .saturating_duration_since(last)
-        .as_secs_f64()
-        .min(REPORT_EVERY);
-    let share = view.rate / view.leases as f64;
-    (share * time).min(0.9 * lease.left.len() as f64)
 }
 
 /// Lanes nothing is known about count as a part of the known ones' mean.

@@ -19,8 +19,8 @@ const INITIAL_WINDOW: f64 = 10.0 * 1448.0;
 const HANDSHAKE_ROUND_TRIPS: f64 = 3.0;
 /// Queue of a lane in seconds of its rate: what a dropped connection wastes beside a round trip's worth.
 const QUEUE: f64 = 0.02;
-/// The driver reports at least this often (bytes, seconds).
-const REPORT: (f64, f64) = (64.0 * 1024.0, 0.1);
+/// The driver reports at least this often (bytes, seconds): its blocks.
+const REPORT: (f64, f64) = (256.0 * 1024.0, 0.1);
 pub(crate) const MBIT: f64 = 125_000.0;
 
 /// One lane's script.
@@ -273,6 +273,9 @@ impl Sim {
             c.unreported = if ended { 0.0 } else { c.unreported - n as f64 };
             c.at += n;
             c.reported_at = self.t;
+            if ended && self.trace {
+                println!("{:8.3} {id:?} of lane {lane} ends", self.t);
+            }
             if ended {
                 c.lease = None;
                 c.left = 0.0;
