@@ -48,20 +48,12 @@ fn download(size: &str) {
     }
     // Time for what the start took to be given back.
     thread::sleep(Duration::from_secs(3));
-<<<<<<< HEAD
     let rest = lenders.each_ref().map(|lender| lender.memory());
     let own = rest.map(|memory| mib(memory.own)).into_iter().fold(0.0, f64::max);
     let rest = rest.map(|memory| mib(memory.now)).into_iter().fold(0.0, f64::max);
     figure(format_args!(
         "memory: at rest {rest:.1} of {AT_REST} MiB, the program's code apart {own:.1}"
     ));
-=======
-    let rest = lenders
-        .iter()
-        .map(|lender| mib(lender.memory().now))
-        .fold(0.0, f64::max);
-    figure(format_args!("memory: at rest {rest:.1} MiB, of {AT_REST}"));
->>>>>>> stripe
     // Without a daemon, and with one.
     let borrower = lab.at("borrower");
     for daemon in [false, true] {
