@@ -45,6 +45,8 @@ use crate::types::LaneId;
 pub(super) const SLOTS: usize = 2;
 /// Connections of all lanes to one origin (HTTP-16).
 pub(super) const MAX_CONNECTIONS: usize = 16;
+/// A lease that takes longer than to open a connection, on most lanes.
+const LONG: u64 = 1 << 20;
 /// How often progress is published and the clock looked at.
 const TICK: Duration = Duration::from_millis(200);
 /// Workers wait while so many news are unread.
@@ -349,6 +351,21 @@ impl Driver {
         );
         let task = AbortOnDropHandle::new(self.shared.tasks.spawn("lease", work));
         self.workers.insert(lease, Worker { lane, end, task });
+        self.open_ahead(lane, range);
+    }
+
+    /// Opens one connection more once all of a lane's are at work on something long: the scheduler asks for a lease's
+    /// successor before it ends, where all lanes may have so many.
+    fn open_ahead(&self, lane: LaneId, range: ByteRange) {
+        let may_overlap = self.members.len() * (SLOTS + 1) <= MAX_CONNECTIONS;
+        let busy = self.members.get(&lane).filter(|m| m.working.len() == SLOTS);
+        if let Some(member) = busy
+            && may_overlap
+            && range.len() >= LONG
+            && !member.route.has_spare()
+        {
+            member.route.warm(1);
+        }
     }
 
     /// A lease is over: its worker stops at once, its connection is closed unless it was given back.

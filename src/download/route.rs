@@ -132,6 +132,11 @@ impl Route {
         }
     }
 
+    /// Whether a connection is idle or on its way.
+    pub(super) fn has_spare(&self) -> bool {
+        !self.state().idle.is_empty()
+    }
+
     /// An idle connection where there is one, else one that is on its way, else a new one.
     pub(super) async fn connection(&self, endpoint: &Endpoint) -> Result<Connection, OpenError> {
         while let Some(spare) = self.take(endpoint) {

@@ -28,6 +28,11 @@ pub(super) const UNKNOWN_SHARE: f64 = 0.3;
 pub(super) const RATE_FLOOR: f64 = 500.0;
 /// Most slots a lane may be given: more connections to one origin look like an attack.
 pub(super) const MAX_LANE_SLOTS: usize = 6;
+/// Where each lane may have one connection more than slots within this many (what one origin gets in all), the next lease
+/// is asked for while the last one still comes: the round trip between them costs nothing then.
+pub(super) const MAX_OVERLAPPING: usize = 16;
+/// Callers report at least so often, in seconds: what is said to be left may be so much older.
+pub(super) const REPORT_EVERY: f64 = 0.1;
 /// Failures in a row that park a lane.
 pub(super) const MAX_STRIKES: u32 = 3;
 /// No new lease for a lane this long after a failure; failures within it are one event and one strike.

@@ -60,7 +60,7 @@ impl Scheduler {
     /// One lease out of what is free, to the lane that would be through with a small one first.
     fn assign(&mut self, plan: &Plan, now: Instant) -> bool {
         let piece = (self.config.min_lease as f64).min(self.ledger.free.len() as f64);
-        let mut order: Vec<&View> = plan.lanes.iter().filter(|v| v.idle > 0).collect();
+        let mut order: Vec<&View> = plan.lanes.iter().filter(|v| v.idle > 0 || v.ending).collect();
         order.sort_by(|a, b| a.finish(piece).total_cmp(&b.finish(piece)));
         let Some((lane, size)) = order.iter().find_map(|v| Some((*v, self.size(plan, v, piece)?))) else {
             return false;

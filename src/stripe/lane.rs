@@ -28,6 +28,8 @@ pub(super) struct Lane {
     pub(super) spec: LaneSpec,
     pub(super) slots: usize,
     refused: Option<Instant>,
+    /// Whether one lease more than slots may begin while another ends; no longer once the origin refused that.
+    pub(super) overlaps: bool,
     pub(super) standing: Standing,
     strikes: u32,
     parks: u32,
@@ -62,6 +64,7 @@ impl Lane {
         Self {
             slots,
             refused: None,
+            overlaps: true,
             standing: Standing::Open,
             strikes: 0,
             parks: 0,
@@ -182,7 +185,13 @@ impl Lane {
 
     /// The most leases it may ever have.
     pub(super) fn slot_limit(&self) -> usize {
-        MAX_LANE_SLOTS
+        MAX_LANE_SLOTS + 1
+    }
+
+    /// The bytes of one lease that come while its successor's request is answered.
+    pub(super) fn round_trips_worth(&self) -> f64 {
+        let share = self.rate().unwrap_or(0.0) / self.flowing.max(1) as f64;
+        share * (self.latency() + REPORT_EVERY)
     }
 
     fn flow_began(&mut self, now: Instant) {
@@ -342,8 +351,13 @@ impl Lane {
 
     /// The origin wants less of this lane.
     pub(super) fn refused(&mut self, retry_after: Option<Duration>, config: &Config, now: Instant) {
-        self.slots = (self.slots / 2).max(1);
-        self.refused = Some(now);
+        if self.leases >= self.slots && self.overlaps {
+            // It was one more than slots that was refused.
+            self.overlaps = false;
+        } else {
+            self.slots = (self.slots / 2).max(1);
+            self.refused = Some(now);
+        }
         self.wait_until(now + retry_after.unwrap_or(config.park));
     }
 

@@ -40,6 +40,8 @@ pub(super) struct Lease {
     pub(super) cut: bool,
     /// Has raced, so part of what is left may have been brought by the other one.
     pub(super) raced: bool,
+    /// All but what a round trip brings is there: its successor may be asked for.
+    pub(super) ending: bool,
 }
 
 /// What [`Ledger::advance`] found.
@@ -195,6 +197,16 @@ impl Ledger {
         })
     }
 
+    /// Notes that a lease is about to end where it has no more than `bytes` left; says whether that is news.
+    pub(super) fn ends_soon(&mut self, id: LeaseId, bytes: f64) -> bool {
+        let Some(lease) = self.leases.get_mut(&id) else {
+            return false;
+        };
+        let news = !lease.ending && lease.left.len() as f64 <= bytes;
+        lease.ending |= news;
+        news
+    }
+
     /// Ends a lease; what it has not brought is free again (unless its rival still has it) and goes first.
     pub(super) fn release(&mut self, id: LeaseId) -> Option<Lease> {
         let lease = self.drop_lease(id)?;
@@ -252,6 +264,7 @@ impl Ledger {
             chases: false,
             raced: false,
             cut: false,
+            ending: false,
         };
         self.leases.insert(id, lease);
         id

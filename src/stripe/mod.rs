@@ -7,14 +7,16 @@
 //! [`Scheduler::poll_timeout`] or the next event, then call [`Scheduler::tick`].
 //!
 //! **Invariants** (see [`Scheduler::check_invariants`]): each byte is in exactly one of *done*, *leased to a lane*,
-//! *free*, and only in the tail race leased to two lanes; a lane never has more leases than slots, so there are at most
-//! Σ slots leases.
+//! *free*, and only in the tail race leased to two lanes; a lane never has more leases than slots, but for one that begins
+//! while another ends.
 //!
 //! **How it decides.**
 //! - *Pull.* An idle slot takes the next range (3GOL's greedy). From the measured rates follows when all lanes could be
 //!   through with everything (`plan`); a lease is a fraction of what its lane can move until then, so leases are long in
 //!   the middle and short at the end: guided self-scheduling (Polychronopoulos and Kuck 1987), with DEMS's aim that all
 //!   paths end at once. A lane that would be late with even a small lease gets none.
+//! - *Overlap.* A lease's successor is asked for a round trip before it ends, over one connection more, where the origin's
+//!   share of connections allows it: pipelining (Kaspar 2010) without a server that pipelines.
 //! - *Steal.* When nothing is free and a lane would be busy far longer than all others, an idle one takes the back of
 //!   its lease (Blumofe and Leiserson's work stealing), in proportion to the two rates.
 //! - *Tail race.* When a lane could finish another's rest at least twice as soon, it takes it over from the byte
@@ -212,6 +214,10 @@ impl Scheduler {
                 lane.lease_ended(true, true, came.reusable, now);
                 lane.moved_at_least(came.brought, now.saturating_duration_since(came.since));
             }
+        }
+        let ahead = self.lanes.get(&came.lane).map_or(0.0, Lane::round_trips_worth);
+        if !came.finished && self.ledger.ends_soon(lease, ahead) {
+            self.dirty = true;
         }
         if let Some(loser) = came.beaten {
             self.cancel(loser, now);

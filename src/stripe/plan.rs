@@ -30,6 +30,8 @@ pub(super) struct View {
     pub(super) slots: usize,
     pub(super) leases: usize,
     pub(super) idle: usize,
+    /// All slots are taken, and one of the leases is about to end.
+    pub(super) ending: bool,
     pub(super) metered: bool,
     pub(super) probation: bool,
 }
@@ -65,7 +67,17 @@ impl Plan {
         ledger: &Ledger,
         now: Instant,
     ) -> Self {
+        let lanes: Vec<(&LaneId, &Lane)> = lanes.collect();
+        let overlap = lanes.iter().map(|(_, l)| l.slots + 1).sum::<usize>() <= MAX_OVERLAPPING;
+        let may_overlap =
+            |l: &Lane| overlap && l.overlaps && l.is_usable() && !l.probation && l.leases == l.slots;
+        let overlapping: Vec<LaneId> = lanes
+            .iter()
+            .filter(|(_, l)| may_overlap(l))
+            .map(|(id, _)| **id)
+            .collect();
         let mut views: Vec<View> = lanes
+            .into_iter()
             .filter(|(_, l)| l.is_usable() || l.leases > 0)
             .map(|(&id, lane)| View {
                 id,
@@ -84,6 +96,7 @@ impl Plan {
                 slots: lane.slots,
                 leases: lane.leases,
                 idle: lane.idle_slots(),
+                ending: false,
                 metered: lane.spec.metered,
                 probation: lane.probation,
             })
@@ -92,6 +105,7 @@ impl Plan {
             if let Ok(at) = views.binary_search_by_key(&lease.lane, |v| v.id) {
                 let view = &mut views[at];
                 view.backlog += lease.left.len() as f64;
+                view.ending |= lease.ending && overlapping.contains(&view.id);
                 let start = if lease.first_byte.is_some() {
                     view.silence
                 } else {

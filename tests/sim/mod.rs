@@ -333,6 +333,12 @@ impl Sim {
                     self.at.insert(lease, i);
                     self.out.starts += 1;
                     let live = self.conns[i].iter().filter(|c| c.lease.is_some()).count();
+                    // The driver opens one more ahead once all slots are at work on something long.
+                    let overlap = self.lines.iter().map(|l| l.slots + 1).sum::<usize>() <= 16;
+                    let idle = self.conns[i].len() > live;
+                    if overlap && live == self.lines[i].slots && !idle && range.len() >= 1 << 20 {
+                        self.conns[i].push(Conn::new(self.t + HANDSHAKE_ROUND_TRIPS * rtt));
+                    }
                     assert!(live <= 6, "lane {i} has {live} leases");
                 }
                 Action::Shrink { lease, end } => {
