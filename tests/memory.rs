@@ -45,10 +45,7 @@ fn download(size: &str) {
     }
     // Time for what the start took to be given back.
     thread::sleep(Duration::from_secs(3));
-    let rest = lenders
-        .iter()
-        .map(|lender| mib(lender.memory().now))
-        .fold(0.0, f64::max);
+    let rest = lenders.iter().map(|lender| mib(lender.memory().now)).fold(0.0, f64::max);
     figure(format_args!("memory: at rest {rest:.1} MiB, of {AT_REST}"));
     // Without a daemon, and with one.
     let borrower = lab.at("borrower");
@@ -63,10 +60,7 @@ fn download(size: &str) {
             .as_ref()
             .map_or(finished.peak_memory, |daemon: &Process| daemon.memory().peak);
         let done = finished.report("done").unwrap();
-        let lent = lenders
-            .iter()
-            .map(|lender| mib(lender.memory().peak))
-            .fold(0.0, f64::max);
+        let lent = lenders.iter().map(|lender| mib(lender.memory().peak)).fold(0.0, f64::max);
         figure(format_args!(
             "memory: {size} {} at {:.0} Mbit/s over {} lanes: borrower {:.1} of {BORROWER} MiB, a lender {lent:.1} of \
              {LENDER}",

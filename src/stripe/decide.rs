@@ -248,6 +248,7 @@ impl Scheduler {
         self.start(thief.id, left, left / 2, now)
     }
 
+    /// A lease of `size` from the first free range that has at least `least`.
     fn start(&mut self, id: LaneId, size: u64, least: u64, now: Instant) -> bool {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return false;
