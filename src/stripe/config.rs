@@ -10,6 +10,9 @@ pub(super) const FIRST_WINDOW: Duration = Duration::from_millis(100);
 pub(super) const RATE_ALPHA: f64 = 0.3;
 /// Windows after a lane's first byte in which a higher rate is believed at once: TCP's slow start may still go on.
 pub(super) const RAMP_WINDOWS: u32 = 8;
+/// A lane's last lease is at most this many times what its slot could do alone until the end: where one connection can't
+/// fill the lane (loss), slots should end together; where it can, it does not matter.
+pub(super) const EVEN_SLOTS: f64 = 1.75;
 /// A lease reported all at once is taken to have come within this many round trips.
 pub(super) const LEAST_ROUND_TRIPS: f64 = 3.0;
 /// Slow start is over with the first window that brings less than this much more than the last.

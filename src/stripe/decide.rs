@@ -9,6 +9,7 @@ use super::Action;
 use super::LeaseId;
 use super::Scheduler;
 use super::config::COVER;
+use super::config::EVEN_SLOTS;
 use super::config::FIRST_LEAST;
 use super::config::FIRST_PARTS;
 use super::config::FRAGMENT;
@@ -96,7 +97,8 @@ impl Scheduler {
             size = size.max(floor);
         }
         if lane.known && room - size < 0.5 * floor {
-            size = room;
+            // Slots of one lane share its rate: one that ends long before the other leaves it half used.
+            size = room.min(EVEN_SLOTS * lane.rate * time / lane.slots as f64);
         }
         if lane.known && size < min {
             // What it could do until all that is free could be done, were nobody disturbed.
@@ -246,6 +248,7 @@ impl Scheduler {
         self.start(thief.id, left, left / 2, now)
     }
 
+    /// A lease of `size` from the first free range that has at least `least`.
     fn start(&mut self, id: LaneId, size: u64, least: u64, now: Instant) -> bool {
         let Some(lane) = self.lanes.get_mut(&id) else {
             return false;

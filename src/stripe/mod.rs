@@ -14,11 +14,15 @@
 //! - *Pull.* An idle slot takes the next range (3GOL's greedy). From the measured rates follows when all lanes could be
 //!   through with everything (`plan`); a lease is a fraction of what its lane can move until then, so leases are long in
 //!   the middle and short at the end: guided self-scheduling (Polychronopoulos and Kuck 1987), with DEMS's aim that all
-//!   paths end at once. A lane that would be late with even a small lease gets none.
+//!   paths end at once. A lane that would be late with even a small lease gets none. An unmeasured lane's first lease is
+//!   small, its second long; what came back from failures and cuts goes first, unless it is so small that a lane would
+//!   fall silent over it.
 //! - *Overlap.* A lease's successor is asked for a round trip before it ends, over one connection more, where the origin's
 //!   share of connections allows it: pipelining (Kaspar 2010) without a server that pipelines.
 //! - *Steal.* When nothing is free and a lane would be busy far longer than all others, an idle one takes the back of
-//!   its lease (Blumofe and Leiserson's work stealing), in proportion to the two rates.
+//!   its lease (Blumofe and Leiserson's work stealing), in proportion to the two rates; all of it where the lease has
+//!   not begun or has fallen silent. Only whoever would be through with the loot first may steal or race, busy lanes
+//!   included: that one will be idle soon.
 //! - *Tail race.* When a lane could finish another's rest at least twice as soon, it takes it over from the byte
 //!   reached; the loser is cancelled (Dean and Barroso, The Tail at Scale). Never onto a metered lane.
 //! - *Stalls.* A silent lane loses its leases and is parked, unless no other lane could do better.
