@@ -51,18 +51,24 @@ fn main() {
     cable_to_the_internet(&lab);
     let origin = lab.origin("origin.lab");
     let _daemons: Vec<Process> = lab.peers().iter().map(|peer| peer.spawn_daemon(&[])).collect();
-    lab.at("borrower").wait_status("the lender's lane", lab::SOON, |status| {
-        status["lanes"].as_array().is_some_and(|lanes| lanes.len() == 1)
-    });
+    lab.at("borrower")
+        .wait_status("the lender's lane", lab::SOON, |status| {
+            status["lanes"].as_array().is_some_and(|lanes| lanes.len() == 1)
+        });
     let ssh = installed("sshd").then(|| ssh(&lab));
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..args.runs {
-        ours.push(measure(&origin, &args.size, || tributary(&lab, &origin, &args.size)));
+        ours.push(measure(&origin, &args.size, || {
+            tributary(&lab, &origin, &args.size)
+        }));
         if ssh.is_some() {
             theirs.push(measure(&origin, &args.size, || curl(&lab, &origin, &args.size)));
         }
     }
-    figure(format_args!("{} over HTTPS through one lender, middle of {} runs\n", args.size, args.runs));
+    figure(format_args!(
+        "{} over HTTPS through one lender, middle of {} runs\n",
+        args.size, args.runs
+    ));
     figure("| through | MiB/s | all runs | CPU s / GiB, whole machine |");
     figure("| --- | --- | --- | --- |");
     row("tributary", &ours);
@@ -76,7 +82,10 @@ fn row(name: &str, samples: &[Sample]) {
     let all: Vec<String> = samples.iter().map(|s| format!("{:.0}", s.rate)).collect();
     let rate = middle(samples.iter().map(|s| s.rate).collect());
     let cpu = middle(samples.iter().map(|s| s.cpu).collect());
-    figure(format_args!("| {name} | {rate:.0} | {} | {cpu:.2} |", all.join(" ")));
+    figure(format_args!(
+        "| {name} | {rate:.0} | {} | {cpu:.2} |",
+        all.join(" ")
+    ));
 }
 
 fn measure(origin: &Origin, size: &str, download: impl Fn() -> Finished) -> Sample {
@@ -100,7 +109,14 @@ fn curl(lab: &Lab, origin: &Origin, size: &str) -> Finished {
     let borrower = lab.at("borrower");
     let _ = fs::remove_file(borrower.directory().join("download"));
     let mut curl = borrower.command("curl");
-    curl.args(["-sS", "--socks5-hostname", SOCKS, "-o", "download", &origin.url(size)]);
+    curl.args([
+        "-sS",
+        "--socks5-hostname",
+        SOCKS,
+        "-o",
+        "download",
+        &origin.url(size),
+    ]);
     borrower.run("curl", curl)
 }
 
@@ -110,14 +126,25 @@ fn cable_to_the_internet(lab: &Lab) {
     let lender = lab.at("lender");
     let ip = |text: &str| {
         let output = lender.command("ip").args(text.split(' ')).output().unwrap();
-        assert!(output.status.success(), "ip {text}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ip {text}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     };
-    ip(&format!("link add wan0 type veth peer name up0 netns {}", anchor.id()));
+    ip(&format!(
+        "link add wan0 type veth peer name up0 netns {}",
+        anchor.id()
+    ));
     ip("address add 198.51.100.201/30 dev wan0");
     ip("link set wan0 up");
     for text in ["address add 198.51.100.202/30 dev up0", "link set up0 up"] {
         let output = lab.command_outside("ip").args(text.split(' ')).output().unwrap();
-        assert!(output.status.success(), "ip {text}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ip {text}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     ip("route add default via 198.51.100.202 dev wan0");
     anchor.kill().unwrap();
@@ -136,13 +163,43 @@ fn ssh(lab: &Lab) -> [Process; 2] {
     fs::copy(borrower.directory().join("user.pub"), &authorized).unwrap();
     let _ = fs::create_dir_all("/run/sshd");
     let mut sshd = lender.command("/usr/sbin/sshd");
-    sshd.args(["-D", "-e", "-f", "/dev/null", "-o", "Port=2222", "-o", "StrictModes=no", "-o", "UsePAM=no"]);
-    sshd.arg("-o").arg(format!("HostKey={}", lender.directory().join("host").display()));
-    sshd.arg("-o").arg(format!("AuthorizedKeysFile={}", authorized.display()));
+    sshd.args([
+        "-D",
+        "-e",
+        "-f",
+        "/dev/null",
+        "-o",
+        "Port=2222",
+        "-o",
+        "StrictModes=no",
+        "-o",
+        "UsePAM=no",
+    ]);
+    sshd.arg("-o")
+        .arg(format!("HostKey={}", lender.directory().join("host").display()));
+    sshd.arg("-o")
+        .arg(format!("AuthorizedKeysFile={}", authorized.display()));
     let sshd = lender.start("sshd", sshd);
     let mut ssh = borrower.command("ssh");
-    ssh.args(["-N", "-D", SOCKS, "-c", "aes128-gcm@openssh.com", "-p", "2222", "-i", "user"]);
-    ssh.args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectionAttempts=20"]);
+    ssh.args([
+        "-N",
+        "-D",
+        SOCKS,
+        "-c",
+        "aes128-gcm@openssh.com",
+        "-p",
+        "2222",
+        "-i",
+        "user",
+    ]);
+    ssh.args([
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+        "-o",
+        "ConnectionAttempts=20",
+    ]);
     ssh.arg(format!("root@{}", lender.lan_address()));
     let ssh = borrower.start("ssh", ssh);
     wait_for("ssh's proxy", Duration::from_secs(20), || {

@@ -105,7 +105,10 @@ fn strike(fault: Fault, moments: &[f64]) {
         assert!(outcome.finish - outcome.ideal <= LIMIT, "{outcome:?}");
         assert!(outcome.idle <= LIMIT, "{outcome:?}");
         // A slow line may go on with the little it can do.
-        assert!(fault == Fault::Collapsed || outcome.given_up <= LIMIT, "{outcome:?}");
+        assert!(
+            fault == Fault::Collapsed || outcome.given_up <= LIMIT,
+            "{outcome:?}"
+        );
         drop(lab);
     }
 }

@@ -136,10 +136,7 @@ fn a_device_alone_uses_both_uplinks_of_its_own() {
     let Some(lab) = Lab::new() else { return };
     let lab = lab.peer(
         "alone",
-        [
-            uplink(20.0, 10.0).delay_ms(10),
-            uplink(20.0, 10.0).delay_ms(20),
-        ],
+        [uplink(20.0, 10.0).delay_ms(10), uplink(20.0, 10.0).delay_ms(20)],
     );
     let origin = lab.origin("origin.lab");
     let alone = lab.at("alone");
@@ -166,9 +163,7 @@ fn a_real_mdns_client_sees_the_service() {
         return;
     }
     let Some(lab) = Lab::new() else { return };
-    let lab = lab
-        .peer("lender", uplink(20.0, 10.0))
-        .peer("looker", no_uplink());
+    let lab = lab.peer("lender", uplink(20.0, 10.0)).peer("looker", no_uplink());
     let lender = lab.at("lender");
     let _daemon = lender.spawn_daemon(&[]);
     lender.wait_status("itself", SOON, |status| lanes(status) == 1);

@@ -2,7 +2,11 @@
 //!
 //! It reads text, so it does not see `super::super::` or macros; a reviewer must.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -235,7 +235,9 @@ impl House {
     }
 
     fn wait_content(&self, bytes: f64) {
-        wait_for("so many bytes", Duration::from_secs(30), || self.content() >= bytes);
+        wait_for("so many bytes", Duration::from_secs(30), || {
+            self.content() >= bytes
+        });
     }
 
     fn file(&self) -> PathBuf {

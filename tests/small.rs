@@ -64,12 +64,15 @@ fn a_small_file_takes_hardly_longer_than_with_curl() {
 
 fn curl(peer: &Peer, origin: &Origin, bytes: u64) -> f64 {
     let mut curl = peer.command("curl");
-    curl.args(["-sS", "-o", "by-curl"]).arg(origin.url(&bytes.to_string()));
+    curl.args(["-sS", "-o", "by-curl"])
+        .arg(origin.url(&bytes.to_string()));
     peer.run("curl", curl).ok().elapsed.as_secs_f64()
 }
 
 fn get(peer: &Peer, origin: &Origin, bytes: u64) -> f64 {
-    let finished = peer.get(&origin.url(&bytes.to_string()), &["-o", "by-tributary"]).ok();
+    let finished = peer
+        .get(&origin.url(&bytes.to_string()), &["-o", "by-tributary"])
+        .ok();
     let file = peer.directory().join("by-tributary");
     assert_eq!(fs::metadata(&file).unwrap().len(), bytes);
     fs::remove_file(file).unwrap();

@@ -399,7 +399,8 @@ impl Origin {
     /// How many bytes the file of that size has.
     #[track_caller]
     pub fn length(&self, size: &str) -> u64 {
-        size.parse().unwrap_or_else(|_| size.parse::<ByteSize>().unwrap().0)
+        size.parse()
+            .unwrap_or_else(|_| size.parse::<ByteSize>().unwrap().0)
     }
 
     /// Requests answered so far.
