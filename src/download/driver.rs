@@ -51,6 +51,8 @@ const LONG: u64 = 1 << 20;
 const TICK: Duration = Duration::from_millis(200);
 /// Workers wait while so many news are unread.
 const MAX_NEWS: usize = 64;
+/// So long before the end what is written so far is brought to the disk: three ticks, so that one of them meets it.
+const LAST_SYNC: Duration = Duration::from_millis(600);
 /// Without a byte for so long the download gives up; a pause that the origin asked for does not count.
 const GIVE_UP: Duration = Duration::from_secs(120);
 /// A lane whose answers were the origin's fault so often in a row has nothing to hope for.
@@ -128,6 +130,7 @@ pub(super) struct Driver {
     last_failure: String,
     last_fault: Option<StatusCode>,
     complete: bool,
+    near_the_end: bool,
 }
 
 /// A lease whose lane brought another version.
@@ -199,6 +202,7 @@ impl Driver {
             last_failure: "nothing was tried".to_owned(),
             last_fault: None,
             complete: false,
+            near_the_end: false,
         }
     }
 
@@ -389,7 +393,8 @@ impl Driver {
     }
 
     fn sync_if_due(&mut self) {
-        if self.syncing.is_some() || !self.part.sync_due(Instant::now()) {
+        let due = self.part.sync_due(Instant::now()) || self.is_near_the_end();
+        if self.syncing.is_some() || !due {
             return;
         }
         let part = self.part.clone();
@@ -406,6 +411,17 @@ impl Driver {
                 lost,
             })
         }));
+    }
+
+    /// Whether everything will be there in a moment: what is on the disk by then need not be waited for in the end. Said
+    /// once.
+    fn is_near_the_end(&mut self) -> bool {
+        let snapshot = self.scheduler.snapshot(Instant::now());
+        let rate: f64 = snapshot.lanes.iter().map(|l| l.rate.as_bytes_f64()).sum();
+        let missing = (snapshot.total - snapshot.done) as f64;
+        let is_near = !self.near_the_end && missing < rate * LAST_SYNC.as_secs_f64();
+        self.near_the_end |= is_near;
+        is_near
     }
 
     /// Everything is written: wait for the sync under way, verify, give the final name.
