@@ -37,7 +37,7 @@ const SEND_WINDOW: u64 = 4 << 20;
 pub(super) const MAX_HANDSHAKES: usize = 64;
 /// A LAN's round trip is far below QUIC's default guess of 333 ms, which delays the first retransmissions.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
-/// Packets for each acknowledgement. QUIC's usual 2 made a third of a lender's work (draft-ietf-quic-ack-frequency); more
+/// Packets for each acknowledgement (draft-ietf-quic-ack-frequency). QUIC's usual 2 cost a fifth of a transfer's CPU; more
 /// than the first congestion window holds would make it wait for [`ACK_WITHIN`].
 const ACK_EVERY: u32 = 10;
 /// An acknowledgement waits no longer for more packets to acknowledge.
