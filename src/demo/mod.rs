@@ -14,7 +14,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -257,11 +257,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(%error, path = %path_text(&self.0), "the demo's directory cannot be removed");
+            tracing::warn!(%error, path = %self.0.display(), "the demo's directory cannot be removed");
         }
     }
-}
-
-fn path_text(path: &Path) -> String {
-    path.display().to_string()
 }

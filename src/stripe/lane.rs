@@ -183,9 +183,9 @@ impl Lane {
         self.spec = spec;
     }
 
-    /// The most leases it may ever have.
-    pub(super) fn slot_limit(&self) -> usize {
-        MAX_LANE_SLOTS + 1
+    /// Whether all slots are taken and one lease more may begin while another ends.
+    pub(super) fn may_overlap(&self) -> bool {
+        self.overlaps && self.is_usable() && !self.probation && self.leases == self.slots
     }
 
     /// The bytes of one lease that come while its successor's request is answered.

@@ -30,7 +30,9 @@ pub(super) struct View {
     pub(super) slots: usize,
     pub(super) leases: usize,
     pub(super) idle: usize,
-    /// All slots are taken, and one of the leases is about to end.
+    /// All slots are taken, and one lease more may begin while another ends.
+    may_overlap: bool,
+    /// It may overlap, and one of its leases is about to end.
     pub(super) ending: bool,
     pub(super) metered: bool,
     pub(super) probation: bool,
@@ -63,21 +65,12 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new<'a>(
-        lanes: impl Iterator<Item = (&'a LaneId, &'a Lane)>,
+        lanes: impl Iterator<Item = (&'a LaneId, &'a Lane)> + Clone,
         ledger: &Ledger,
         now: Instant,
     ) -> Self {
-        let lanes: Vec<(&LaneId, &Lane)> = lanes.collect();
-        let overlap = lanes.iter().map(|(_, l)| l.slots + 1).sum::<usize>() <= MAX_OVERLAPPING;
-        let may_overlap =
-            |l: &Lane| overlap && l.overlaps && l.is_usable() && !l.probation && l.leases == l.slots;
-        let overlapping: Vec<LaneId> = lanes
-            .iter()
-            .filter(|(_, l)| may_overlap(l))
-            .map(|(id, _)| **id)
-            .collect();
+        let overlap = lanes.clone().map(|(_, l)| l.slots + 1).sum::<usize>() <= MAX_OVERLAPPING;
         let mut views: Vec<View> = lanes
-            .into_iter()
             .filter(|(_, l)| l.is_usable() || l.leases > 0)
             .map(|(&id, lane)| View {
                 id,
@@ -96,6 +89,7 @@ impl Plan {
                 slots: lane.slots,
                 leases: lane.leases,
                 idle: lane.idle_slots(),
+                may_overlap: overlap && lane.may_overlap(),
                 ending: false,
                 metered: lane.spec.metered,
                 probation: lane.probation,
@@ -105,7 +99,7 @@ impl Plan {
             if let Ok(at) = views.binary_search_by_key(&lease.lane, |v| v.id) {
                 let view = &mut views[at];
                 view.backlog += lease.left.len() as f64;
-                view.ending |= lease.ending && overlapping.contains(&view.id);
+                view.ending |= lease.ending && view.may_overlap;
                 let start = if lease.first_byte.is_some() {
                     view.silence
                 } else {
