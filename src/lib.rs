@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod discovery;
+pub mod doctor;
 pub mod download;
 pub mod identity;
 pub mod lane;

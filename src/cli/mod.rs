@@ -11,6 +11,7 @@
 
 mod args;
 mod demo;
+mod doctor;
 mod get;
 mod serve;
 mod show;
@@ -76,6 +77,7 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
         Command::Status(status) => status::run(&cli.common, &status).await,
+        Command::Doctor(options) => doctor::run(&cli.common, config, options, stop).await,
         Command::Demo(options) => demo::run(&options, stop).await,
     }
 }

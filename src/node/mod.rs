@@ -31,6 +31,7 @@ use crate::uplink::resolve::Resolver;
 use crate::uplink::{self, Network};
 
 use book::Book;
+pub use book::met_before;
 use lanes::Lanes;
 
 /// For transfers to write what they have.
