@@ -4,7 +4,7 @@ mod lab;
 
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use lab::{Finished, Lab, Peer, figure, lanes, no_uplink, peers, uplink};
@@ -305,7 +305,7 @@ fn a_daemon_that_may_not_be_asked_is_told_from_none() {
     fs::create_dir_all(&state).unwrap();
     // Listens, and says something else.
     let other = std::os::unix::net::UnixListener::bind(state.join("control.sock")).unwrap();
-    let answering = std::thread::spawn(move || {
+    let answering = thread::spawn(move || {
         use std::io::Write;
         let (mut stream, _) = other.accept().unwrap();
         let _ = stream.write_all(b"220 hello\n");
@@ -387,48 +387,36 @@ fn together(ann: &Peer, bob: &Peer) -> (lab::Process, lab::Process) {
 
 /// Announces tributary on a peer's LAN until it is dropped.
 struct Announced {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    tasks: Tasks,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 fn announce(peer: &Peer, port: u16) -> Announced {
-    let (stop, stopped) = mpsc::channel::<()>();
-    let (ready, is_ready) = mpsc::channel();
-    let namespace = peer.namespace();
-    let thread = std::thread::spawn(move || {
-        namespace
-            .run(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
-                runtime.block_on(async {
-                    let tasks = Tasks::new();
-                    let network = ways::watch([0; 16], &tasks).await;
-                    let config = DiscoveryConfig {
-                        port,
-                        interfaces: None,
-                    };
-                    let _announced = Discovery::start(config, network, &tasks).unwrap();
-                    ready.send(()).unwrap();
-                    while let Err(mpsc::TryRecvError::Empty) = stopped.try_recv() {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    tasks.stop(Duration::from_secs(2)).await;
-                });
-                Ok(())
-            })
-            .unwrap();
-    });
-    is_ready.recv().unwrap();
+    let tasks = Tasks::new();
+    let (own, namespace) = (tasks.clone(), peer.namespace());
+    let announce = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        runtime.block_on(async {
+            let network = ways::watch([0; 16], &own).await;
+            let interfaces = None;
+            let _announced = Discovery::start(DiscoveryConfig { port, interfaces }, network, &own).unwrap();
+            own.token().cancelled().await;
+            own.stop(Duration::from_secs(2)).await;
+        });
+        Ok(())
+    };
+    let thread = thread::spawn(move || namespace.run(announce).unwrap());
     Announced {
-        stop: Some(stop),
+        tasks,
         thread: Some(thread),
     }
 }
 
 impl Drop for Announced {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        self.tasks.token().cancel();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
