@@ -1,13 +1,21 @@
 //! `tributary doctor` in households where something is wrong, each in one way: it must name that, and nothing else.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "the helpers of these tests fail them"
+)]
+
 mod lab;
 
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
 
-use lab::{Finished, Lab, Peer, figure, lanes, no_uplink, peers, uplink};
+use lab::{Finished, Lab, Peer, figure, installed, lanes, no_uplink, peers, uplink};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tributary::discovery::{Discovery, DiscoveryConfig};
@@ -297,16 +305,14 @@ fn a_peer_that_announces_a_port_where_nothing_gets_in_is_behind_a_firewall() {
 }
 
 #[test]
-fn a_daemon_that_may_not_be_asked_is_told_from_none() {
+fn whatever_listens_and_is_no_daemon_is_named() {
     let Some(lab) = Lab::new() else { return };
     let lab = lab.peer("ann", uplink(20.0, 10.0));
     let ann = lab.at("ann");
     let state = ann.directory().join("state");
     fs::create_dir_all(&state).unwrap();
-    // Listens, and says something else.
-    let other = std::os::unix::net::UnixListener::bind(state.join("control.sock")).unwrap();
+    let other = UnixListener::bind(state.join("control.sock")).unwrap();
     let answering = thread::spawn(move || {
-        use std::io::Write;
         let (mut stream, _) = other.accept().unwrap();
         let _ = stream.write_all(b"220 hello\n");
     });
@@ -314,6 +320,63 @@ fn a_daemon_that_may_not_be_asked_is_told_from_none() {
     answering.join().unwrap();
     assert_eq!(report.of("daemon"), "problem", "{}", report.json);
     assert!(found(&report.json, "daemon").contains("control.sock"));
+}
+
+/// Without root: the daemon is another user's, and everything else works all the same.
+#[test]
+fn a_user_who_may_not_ask_the_daemon_is_told_how_to_be_allowed() {
+    if !installed("setpriv") {
+        return;
+    }
+    let Some(lab) = Lab::new() else { return };
+    let lab = lab
+        .peer("ann", uplink(20.0, 10.0))
+        .peer("bob", uplink(20.0, 10.0));
+    let _origin = lab.origin("origin.lab");
+    let (ann, bob) = (lab.at("ann"), lab.at("bob"));
+    let as_nobody = |arguments: &[&str]| {
+        let mut command = ann.command("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"])
+            .args(arguments)
+            .env_remove("TRIBUTARY_CONFIG")
+            .env_remove("HOME");
+        ann.run("nobody", command)
+    };
+    let program = env!("CARGO_BIN_EXE_tributary");
+    if !as_nobody(&[program, "--version"]).status.success() {
+        figure("skipped: this program cannot be run as another user here");
+        return;
+    }
+    let _daemons = together(ann, bob);
+    let finished = as_nobody(&[program, "doctor", "--json", "--probe", "origin.lab"]);
+    let json: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert!(finished.elapsed <= DONE_WITHIN, "{:?}", finished.elapsed);
+    assert!(found(&json, "daemon").contains("may not open"), "{json}");
+    assert!(
+        check(&json, "daemon")["advice"]
+            .to_string()
+            .contains("usermod -aG")
+    );
+    for fine in [
+        "state",
+        "kernel",
+        "lan",
+        "port",
+        "multicast",
+        "peers",
+        "lines",
+        "uplinks",
+        "names",
+    ] {
+        assert_eq!(check(&json, fine)["verdict"], "fine", "{json}");
+    }
+    // The own daemon beside it, which links with the guest as well, is no peer and no second line.
+    assert_eq!(found(&json, "peers"), "linked with 1 peer: bob (10.77.0.2)");
+    assert_eq!(
+        found(&json, "lines"),
+        "2 lines: this device's wan0 and bob's wan0"
+    );
 }
 
 /// What the doctor said of one device.

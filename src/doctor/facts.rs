@@ -103,6 +103,8 @@ pub(super) enum PortState {
     Daemon(u16),
     /// Somebody has it: a user's name, where the kernel tells.
     Taken(Option<String>),
+    /// The same, and there is a daemon that does not answer this user.
+    TakenPerhapsByDaemon(Option<String>),
     /// It cannot be opened for another reason.
     Refused(String),
 }

@@ -9,7 +9,7 @@ use crate::link::{DEFAULT_PORT, SOCKET_BUFFER};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
 use crate::uplink::resolve::{Names, Resolver};
-use crate::uplink::{self, Network, Seed};
+use crate::uplink::{self, Network, NotLan, Seed};
 
 use super::facts::{Daemon, Facts, Lan, Limits, Lines, OwnWay, Port, PortState};
 use super::{Options, household, system, ways};
@@ -83,21 +83,29 @@ fn port(options: &Options, daemon: &Daemon) -> Port {
     Port {
         wanted,
         fixed: named.is_some(),
-        state: match daemon {
-            Daemon::Answers { port, .. } => PortState::Daemon(*port),
-            _ => system::port(wanted),
+        state: match (daemon, system::port(wanted)) {
+            (Daemon::Answers { port, .. }, _) => PortState::Daemon(*port),
+            (Daemon::NotAllowed { .. } | Daemon::Broken { .. }, PortState::Taken(by)) => {
+                PortState::TakenPerhapsByDaemon(by)
+            }
+            (_, state) => state,
         },
     }
 }
 
 fn lan(options: &Options, network: &Network, error: Option<String>) -> Lan {
     let only = options.config.lan.interfaces.as_deref();
-    let used = network.lan_interfaces(only).into_iter();
-    let used = used.filter_map(|i| Some((i.name.clone(), i.addresses.first()?.0)));
-    let others = network.other_interfaces(only).into_iter();
+    let faces = network.lan_interfaces(only).into_iter();
+    // One that the owner names may have none yet.
+    let (used, bare): (Vec<_>, Vec<_>) = faces.partition(|i| !i.addresses.is_empty());
+    let bare = bare.into_iter().map(|i| (i, NotLan::NoAddress));
+    let others = network.other_interfaces(only).into_iter().chain(bare);
     Lan {
         error,
-        used: used.collect(),
+        used: used
+            .into_iter()
+            .filter_map(|i| Some((i.name.clone(), i.addresses.first()?.0)))
+            .collect(),
         others: others.map(|(i, why)| (i.name.clone(), why)).collect(),
         named: options.config.lan.interfaces.clone(),
     }

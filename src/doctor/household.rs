@@ -16,13 +16,15 @@ use tokio::sync::{mpsc, watch};
 use crate::api::{Client, ClientError, Reply, Request, Status};
 use crate::discovery::{Discovery, DiscoveryConfig, Event};
 use crate::identity::DeviceKey;
-use crate::link::{DEFAULT_PORT, Incoming, LinkConfig, LinkEvent, Links};
+use crate::link::{DEFAULT_PORT, DialError, Incoming, Link, LinkConfig, LinkEvent, Links};
 use crate::task::Tasks;
 use crate::types::UplinkKind;
 use crate::uplink::{Interface, Network};
 
 use super::Options;
-use super::facts::{Asked, Daemon, Heard, Household, LentWay, Linked, Multicast, Reach, Source};
+use super::facts::{
+    Asked, Daemon, Heard, Household, LentWay, Linked, Multicast, MulticastFailure, Reach, Source,
+};
 use super::knock::knock;
 use super::mdns::{self, Sightings};
 use super::system::{self, Neighbour, ip_of};
@@ -160,6 +162,7 @@ async fn reach(address: SocketAddr, guest: Option<&Guest>) -> Reach {
 /// A peer for a moment, in no one's way.
 struct Guest {
     links: Links,
+    network: Arc<Network>,
     /// Held: news and requests for tunnels have nowhere else to go.
     _events: mpsc::Receiver<LinkEvent>,
     _tunnels: mpsc::Receiver<Incoming>,
@@ -184,19 +187,26 @@ impl Guest {
             .map_err(|e| e.to_string())?;
         Ok(Self {
             links,
+            network: Arc::clone(network),
             _events: events,
             _tunnels: tunnels,
             _found: found,
         })
     }
 
+    /// Links with other devices: another tributary on this one shows nothing.
+    fn links(&self) -> Vec<Arc<Link>> {
+        let mut links = self.links.all();
+        links.retain(|l| !self.network.is_own(l.address().ip()));
+        links
+    }
+
     fn names(&self) -> Vec<String> {
-        self.links.all().iter().map(|l| l.name().to_owned()).collect()
+        self.links().iter().map(|l| l.name().to_owned()).collect()
     }
 
     /// Why there is no link with whoever answers there; `None` where there is one.
     async fn dial(&self, address: SocketAddr) -> Option<String> {
-        use crate::link::DialError;
         match tokio::time::timeout(DIAL_WITHIN, self.links.dial(&[address])).await {
             Ok(Ok(_) | Err(DialError::Duplicate)) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -213,7 +223,7 @@ fn linked(status: Option<&Status>, guest: Option<&Guest>) -> Vec<Linked> {
             address: peer.address.parse().ok()?,
         })
     });
-    let met = guest.map(|g| g.links.all()).unwrap_or_default();
+    let met = guest.map(Guest::links).unwrap_or_default();
     let met = met.iter().map(|link| Linked {
         name: link.name().to_owned(),
         address: link.address(),
@@ -228,7 +238,7 @@ fn lent(status: Option<&Status>, guest: Option<&Guest>) -> Vec<LentWay> {
         uplink: lane.uplink.clone(),
         line: None,
     });
-    let met = guest.map(|g| g.links.all()).unwrap_or_default();
+    let met = guest.map(Guest::links).unwrap_or_default();
     let met = met.iter().flat_map(|link| {
         let owner = link.name().to_owned();
         link.offers().into_iter().map(move |offer| LentWay {
@@ -312,7 +322,7 @@ fn is_on(network: &Network, face: &Interface, ip: IpAddr) -> bool {
 
 fn multicast(
     face: &Interface,
-    heard: Result<Sightings, super::facts::MulticastFailure>,
+    heard: Result<Sightings, MulticastFailure>,
     linked: &[Linked],
     asked: &[Asked],
     network: &Network,
@@ -342,7 +352,7 @@ fn multicast(
 
 /// Wi-Fi interfaces on which the router answers, and of all others that were met there nobody does.
 fn lonely(
-    heard: &[(&Interface, Result<Sightings, super::facts::MulticastFailure>)],
+    heard: &[(&Interface, Result<Sightings, MulticastFailure>)],
     linked: &[Linked],
     asked: &[Asked],
     neighbours: &[Neighbour],

@@ -11,6 +11,9 @@ use super::super::facts::{
 use super::{count, list};
 
 const SECONDS: &str = "within 2 s";
+const PEERS: &str = "peers";
+const UNUSUAL_PORT: &str = "A firewall's rule for the usual port does not match, and whoever knows only this device's \
+                            address looks at the usual port.";
 
 pub(super) fn lan(lan: &Lan) -> Check {
     let name = "lan";
@@ -77,39 +80,36 @@ pub(super) fn port(port: &Port) -> Check {
         PortState::Daemon(used) if *used == wanted => {
             Check::fine(name, format!("UDP port {wanted} is the daemon's"))
         }
-        PortState::Daemon(used) => elsewhere(
-            Check::note(
-                name,
-                format!(
-                    "the daemon has UDP port {used}, because another program had {wanted} when it started"
-                ),
-                "Peers that hear it by mDNS find it all the same. A firewall's rule for the usual port does not match, and \
-             whoever knows only this device's address looks at the usual port.",
+        PortState::Daemon(used) => {
+            let found = format!(
+                "the daemon has UDP port {used}, because another program had {wanted} when it started"
+            );
+            let means = format!("Peers that hear it by mDNS find it all the same. {UNUSUAL_PORT}");
+            elsewhere(Check::note(name, found, means), wanted)
+        }
+        PortState::TakenPerhapsByDaemon(user) => Check::fine(
+            name,
+            format!(
+                "UDP port {wanted} is in use{}, by the daemon as it seems",
+                of(user.as_ref())
             ),
-            wanted,
         ),
         PortState::Taken(user) => {
-            let by = user.as_ref().map(|u| format!(" of user {u}")).unwrap_or_default();
-            let found = format!("UDP port {wanted} is taken by another program{by}");
-            if port.fixed {
-                return elsewhere(
-                    Check::problem(
-                        name,
-                        found,
-                        "The configuration names this port, so the daemon does not start.",
-                    ),
-                    wanted,
-                );
-            }
-            elsewhere(
+            let found = format!(
+                "UDP port {wanted} is taken by another program{}",
+                of(user.as_ref())
+            );
+            let check = if port.fixed {
+                let means = "The configuration names this port, so the daemon does not start.";
+                Check::problem(name, found, means)
+            } else {
                 Check::note(
                     name,
                     found,
-                    "A free port is taken instead, and announced. A firewall's rule for the usual port does not match, and \
-                     whoever knows only this device's address looks at the usual port.",
-                ),
-                wanted,
-            )
+                    format!("A free port is taken instead, and announced. {UNUSUAL_PORT}"),
+                )
+            };
+            elsewhere(check, wanted)
         }
         PortState::Refused(why) => Check::problem(
             name,
@@ -118,6 +118,10 @@ pub(super) fn port(port: &Port) -> Check {
         )
         .advise("Ports below 1024 need a privilege: choose a larger one, [lan] port in tributary.toml"),
     }
+}
+
+fn of(user: Option<&String>) -> String {
+    user.map(|u| format!(" of user {u}")).unwrap_or_default()
 }
 
 fn elsewhere(check: Check, wanted: u16) -> Check {
@@ -255,106 +259,137 @@ fn were(hosts: usize) -> String {
 }
 
 pub(super) fn peers(household: &Household) -> Check {
-    let name = "peers";
-    let linked = match household.linked.as_slice() {
-        [] => "linked with nobody".to_owned(),
-        peers => {
-            let names = peers
-                .iter()
-                .map(|p| format!("{} ({})", p.name, p.address.ip().to_canonical()));
-            format!("linked with {}: {}", count(peers.len(), "peer"), list(names))
-        }
-    };
     if let Some(why) = &household.error {
-        return Check::problem(
-            name,
-            format!("could not be looked for: {why}"),
-            "A daemon or a download would meet the same.",
-        );
+        let means = "A daemon or a download would meet the same.";
+        return Check::problem(PEERS, format!("could not be looked for: {why}"), means);
     }
-    let which = |wanted: fn(&Asked) -> bool| addresses(household.asked.iter().filter(|a| wanted(a)));
-    if !household.lonely.is_empty() {
-        let met = which(|a| a.source != Source::Neighbour);
-        let on = list(&household.lonely);
-        return Check::problem(
-            name,
-            format!("{linked}; on {on} the router answers, {met} not even for its address"),
-            "This looks like client isolation: the access point lets its clients speak with the internet and not with each \
-             other. [lan] peers does not help. (Or all of those devices are switched off.)",
-        )
-        .advise("In the access point: switch off client isolation (also: AP isolation, guest network, privacy separator)")
-        .advise("Or connect the devices by cable, or to the main network instead of the guests'");
-    }
-    let blocked = which(|a| a.source == Source::Heard && matches!(a.reach, Reach::Silent | Reach::Closed));
-    if blocked != NOBODY {
-        let check = Check::problem(
-            name,
-            format!("{linked}; {blocked}: announced by mDNS, and no answer to our packets"),
-            "A firewall on one of the two devices drops the links' packets. Both dial, so it is enough if one of them lets \
-             UDP in.",
-        );
-        let port = household
-            .asked
-            .iter()
-            .find(|a| a.source == Source::Heard)
-            .map(|a| a.address.port());
-        return allow(check, &[], port.unwrap_or_default(), "on both");
-    }
-    let strange = household.asked.iter().find_map(|a| match &a.reach {
-        Reach::NoLink(why) => Some((a.address, why)),
-        _ => None,
-    });
-    if let Some((address, why)) = strange {
-        return Check::problem(
-            name,
-            format!("{linked}; {address} answers, and yet there is no link: {why}"),
-            "It is no tributary, or one of a version that does not understand this one.",
-        )
-        .advise("Compare the versions on both devices: tributary --version");
-    }
-    let expected = |a: &Asked| a.source == Source::Named;
-    let mute = which(|a| a.source == Source::Named && !matches!(a.reach, Reach::Answers));
-    if mute != NOBODY {
-        return missing(Check::note(
-            name,
-            format!("{linked}; named in the configuration, and no answer: {mute}"),
-            whereabouts(household.asked.iter().filter(|a| expected(a))),
-        ));
-    }
-    let waiting = which(|a| a.source != Source::Neighbour && a.reach == Reach::Answers);
-    if waiting != NOBODY {
-        return Check::note(
-            name,
-            format!("{linked}; {waiting} answers and is not linked"),
-            "It has only just come, or is linked by another of its addresses; else the two do not understand each other.",
-        )
-        .advise("Run this again; if it stays so, compare the versions: tributary --version");
+    let kinds = [isolated, blocked, strange, named, waiting];
+    if let Some(check) = kinds.iter().find_map(|kind| kind(household)) {
+        return check;
     }
     if !household.linked.is_empty() {
-        return Check::fine(name, linked);
+        return Check::fine(PEERS, linked(household));
     }
-    let gone = which(|a| a.source == Source::Met);
-    if gone != NOBODY {
-        return missing(Check::note(
-            name,
-            format!("{linked}; no answer from where peers were met before: {gone}"),
-            whereabouts(household.asked.iter().filter(|a| a.source == Source::Met)),
-        ));
-    }
-    Check::note(
-        name,
-        format!("{linked}; no other tributary was found"),
-        "This device has its own uplinks only. To pool, a second device with a line of its own is needed, or a second line \
-         here.",
-    )
-    .advise("Start it on another device of this LAN: tributary run")
+    gone(household).unwrap_or_else(|| {
+        Check::note(
+            PEERS,
+            "no other tributary was found",
+            "This device has its own uplinks only. To pool, a second device with a line of its own is needed, or a second \
+             line here.",
+        )
+        .advise("Start it on another device of this LAN: tributary run")
+    })
 }
 
-/// What [`addresses`] says of none.
-const NOBODY: &str = "none";
+fn linked(household: &Household) -> String {
+    let peers = household.linked.as_slice();
+    let names = peers
+        .iter()
+        .map(|p| format!("{} ({})", p.name, p.address.ip().to_canonical()));
+    match peers {
+        [] => "linked with nobody".to_owned(),
+        _ => format!("linked with {}: {}", count(peers.len(), "peer"), list(names)),
+    }
+}
 
-fn addresses<'a>(asked: impl Iterator<Item = &'a Asked>) -> String {
-    list(asked.map(|a| {
+/// Those of whom `wanted` is so; `None` where it is so of nobody.
+fn which(household: &Household, wanted: fn(&Asked) -> bool) -> Option<Vec<&Asked>> {
+    let asked: Vec<&Asked> = household.asked.iter().filter(|a| wanted(a)).collect();
+    (!asked.is_empty()).then_some(asked)
+}
+
+fn isolated(household: &Household) -> Option<Check> {
+    let met = which(household, |a| a.source != Source::Neighbour)?;
+    if household.lonely.is_empty() {
+        return None;
+    }
+    let (on, met) = (list(&household.lonely), addresses(&met));
+    let check = Check::problem(
+        PEERS,
+        format!(
+            "{}; on {on} the router answers, {met} not even for its address",
+            linked(household)
+        ),
+        "This looks like client isolation: the access point lets its clients speak with the internet and not with each \
+         other. [lan] peers does not help. (Or all of those devices are switched off.)",
+    );
+    let step = "In the access point: switch off client isolation (also: AP isolation, guest network, privacy separator)";
+    Some(
+        check
+            .advise(step)
+            .advise("Or connect the devices by cable, or to the main network instead of the guests'"),
+    )
+}
+
+fn blocked(household: &Household) -> Option<Check> {
+    let blocked = which(household, |a| {
+        a.source == Source::Heard && matches!(a.reach, Reach::Silent | Reach::Closed)
+    })?;
+    let port = blocked.first()?.address.port();
+    let check = Check::problem(
+        PEERS,
+        format!(
+            "{}; {}: announced by mDNS, and no answer to our packets",
+            linked(household),
+            addresses(&blocked)
+        ),
+        "A firewall on one of the two devices drops the links' packets. Both dial, so it is enough if one of them lets UDP in.",
+    );
+    Some(allow(check, &[], port, "on both"))
+}
+
+fn strange(household: &Household) -> Option<Check> {
+    let (address, why) = household.asked.iter().find_map(|a| match &a.reach {
+        Reach::NoLink(why) => Some((a.address, why)),
+        _ => None,
+    })?;
+    let check = Check::problem(
+        PEERS,
+        format!(
+            "{}; {address} answers, and yet there is no link: {why}",
+            linked(household)
+        ),
+        "It is no tributary, or one of a version that does not understand this one.",
+    );
+    Some(check.advise("Compare the versions on both devices: tributary --version"))
+}
+
+fn named(household: &Household) -> Option<Check> {
+    let mute = which(household, |a| {
+        a.source == Source::Named && matches!(a.reach, Reach::Silent | Reach::Closed)
+    })?;
+    let found = format!(
+        "{}; named in the configuration, and no answer: {}",
+        linked(household),
+        addresses(&mute)
+    );
+    Some(missing(Check::note(PEERS, found, whereabouts(&mute))))
+}
+
+fn waiting(household: &Household) -> Option<Check> {
+    let waiting = which(household, |a| {
+        a.source != Source::Neighbour && a.reach == Reach::Answers
+    })?;
+    let check = Check::note(
+        PEERS,
+        format!(
+            "{}; {} answers and is not linked",
+            linked(household),
+            addresses(&waiting)
+        ),
+        "It has only just come, or is linked by another of its addresses; else the two do not understand each other.",
+    );
+    Some(check.advise("Run this again; if it stays so, compare the versions: tributary --version"))
+}
+
+fn gone(household: &Household) -> Option<Check> {
+    let gone = which(household, |a| a.source == Source::Met)?;
+    let found = format!("no answer from where peers were met before: {}", addresses(&gone));
+    Some(missing(Check::note(PEERS, found, whereabouts(&gone))))
+}
+
+fn addresses(asked: &[&Asked]) -> String {
+    list(asked.iter().map(|a| {
         let address = SocketAddr::new(a.address.ip().to_canonical(), a.address.port());
         match &a.interface {
             Some(interface) => format!("{address} on {interface}"),
@@ -364,11 +399,11 @@ fn addresses<'a>(asked: impl Iterator<Item = &'a Asked>) -> String {
 }
 
 /// What can be told of devices that should be peers and are silent.
-fn whereabouts<'a>(asked: impl Iterator<Item = &'a Asked>) -> &'static str {
-    let mut on = asked.filter(|a| a.there == Some(true)).peekable();
-    match on.peek() {
+fn whereabouts(asked: &[&Asked]) -> &'static str {
+    let on = asked.iter().find(|a| a.there == Some(true));
+    match on.map(|a| &a.reach) {
         None => "They are switched off, or have other addresses now.",
-        Some(asked) if asked.reach == Reach::Closed => {
+        Some(Reach::Closed) => {
             "The device is on, but says that nobody listens there: tributary does not run on it, or has another port."
         }
         Some(_) => {

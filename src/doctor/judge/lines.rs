@@ -1,6 +1,7 @@
 //! What there is to pool: lines, whether they reach the internet, and names.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::Check;
@@ -152,6 +153,13 @@ pub(super) fn names(probe: &Probe) -> Check {
             "Whether names are resolved is not known.",
         );
     };
+    if host.parse::<IpAddr>().is_ok() {
+        return Check::note(
+            name,
+            format!("not tried: {host} is no name"),
+            "Whether names are resolved is not known.",
+        );
+    }
     let took = resolved.took.as_millis();
     match &resolved.answer {
         Ok(ips) if resolved.took < SLOW => {
@@ -337,6 +345,15 @@ mod tests {
         );
         assert_eq!(with(20, Ok("192.0.2.1")).verdict, Verdict::Fine);
         assert_eq!(with(1500, Ok("192.0.2.1")).verdict, Verdict::Note);
+        let address = Probe {
+            host: Some("192.0.2.1".into()),
+            resolved: Some(Resolved {
+                took: Duration::ZERO,
+                answer: Ok(vec![[192, 0, 2, 1].into()]),
+            }),
+            uplinks: vec![],
+        };
+        assert!(names(&address).found.contains("192.0.2.1 is no name"));
         let check = with(2500, Err("no answer"));
         assert_eq!(check.verdict, Verdict::Problem);
         assert!(check.advice[0].contains("/etc/resolv.conf"));
