@@ -1,6 +1,6 @@
 //! `tributary doctor`: looks at what commonly keeps a household from pooling and says what it means and what to do.
 //!
-//! Gathering and judging are apart: `gather` and its helpers only collect [`facts`], at the same time where they have to
+//! Gathering and judging are apart: `gather` and its helpers only collect `facts`, at the same time where they have to
 //! wait; `judge` is pure and makes one [`Check`] of each kind of fact. Nothing is guessed: where this device cannot see
 //! something (its own firewall from outside, say) the check says what is known and why not more.
 //!
