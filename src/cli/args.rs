@@ -22,6 +22,7 @@ Examples:
   tributary run                                      Lend this device's uplinks to the household
   tributary get https://example.org/big.iso          Download over everybody's uplinks
   tributary status                                   Who is there, and what they bring
+  tributary check-config                             Whether the configuration is right
 
 Exit codes:
   0   done
@@ -38,7 +39,7 @@ Exit codes:
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// Configuration file; without one, /etc/tributary/tributary.toml is read if it is there
+    /// Configuration file [default: /etc/tributary/tributary.toml, then ~/.config/tributary/tributary.toml on top]
     #[arg(long, global = true, value_name = "FILE", env = "TRIBUTARY_CONFIG")]
     pub(super) config: Option<PathBuf>,
     /// Where the device's identity is kept
@@ -58,6 +59,8 @@ pub(super) enum Command {
     Run,
     /// Show peers, lanes with their rates, and what is running
     Status(Status),
+    /// Say whether the configuration is right, and if not, what to change
+    CheckConfig(CheckConfig),
     /// See it work: a household of four peers on this machine, no root and no network needed
     Demo(Demo),
 }
@@ -104,6 +107,13 @@ pub(super) struct Status {
     /// One JSON object; its fields are stable (see README)
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// `tributary check-config`.
+#[derive(Debug, Args)]
+pub(super) struct CheckConfig {
+    /// The file to check [default: the one that --config names, else those that `tributary run` would read]
+    pub(super) file: Option<PathBuf>,
 }
 
 /// `tributary demo`.

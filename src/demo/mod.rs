@@ -29,7 +29,7 @@ use crate::relay::{self, Cidr};
 use crate::task::Tasks;
 use crate::types::{LineId, Rate, UplinkKind, hex};
 use crate::uplink::limit::{Cap, Limiters};
-use crate::uplink::{Interface, Network, Uplink};
+use crate::uplink::{Interface, Network, Rules, Uplink};
 
 use origin::{Authority, Options, Origin, OriginError};
 
@@ -203,6 +203,7 @@ fn peer(
             limiters,
             ..relay::Config::default()
         },
+        rules: Rules::default(),
         network: Some(network(number, uplink)),
         origins: Some(tls),
     }
@@ -226,7 +227,9 @@ fn network(number: u8, uplink: String) -> Network {
         name: uplink,
         kind: UplinkKind::Wired,
         metered: false,
+        lend: true,
         line: LineId([number; 8]),
+        line_named: false,
         v4: Some(Ipv4Addr::new(127, 0, 0, 10 + number)),
         v6: None,
         gateway: None,

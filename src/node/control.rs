@@ -144,6 +144,11 @@ impl Node {
         number
     }
 
+    /// How many downloads run.
+    pub(super) fn running(&self) -> usize {
+        self.transfers().running.len()
+    }
+
     fn transfers(&self) -> MutexGuard<'_, Transfers> {
         unlocked(&self.transfers)
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::discovery::Event as Found;
 use crate::identity::StateDir;
@@ -32,6 +32,15 @@ const KNOWN_AFTER: Duration = Duration::from_millis(300);
 
 type Dial = BoxFuture<'static, (Target, Result<PeerId, DialError>)>;
 
+/// What others ask of the loop.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// To say that it is alive.
+    Answer(oneshot::Sender<()>),
+    /// These are the peers that the owner names now.
+    Peers(Vec<SocketAddr>),
+}
+
 /// Everything the loop owns.
 pub(super) struct Run {
     pub(super) state: StateDir,
@@ -44,6 +53,7 @@ pub(super) struct Run {
     pub(super) relay: Relay,
     pub(super) lanes: Lanes,
     pub(super) book: Book,
+    pub(super) orders: mpsc::Receiver<Order>,
     pub(super) tasks: Tasks,
 }
 
@@ -52,12 +62,11 @@ impl Run {
     pub(super) async fn until_stopped(mut self, peers: Vec<SocketAddr>) {
         let now = Instant::now();
         let mut dialer = Dialer::new(now);
-        let named = peers.into_iter().map(Target::Named);
-        for target in self.book.addresses().map(Target::Met).chain(named) {
-            if let Target::Met(address) | Target::Named(address) = target {
-                dialer.add(target, vec![address], now + KNOWN_AFTER);
-            }
+        for address in self.book.addresses() {
+            dialer.add(Target::Met(address), vec![address], now + KNOWN_AFTER);
         }
+        let mut named = Vec::new();
+        name_peers(&mut dialer, &mut named, peers, now + KNOWN_AFTER);
         let mut dials = FuturesUnordered::<Dial>::new();
         let mut save = tokio::time::interval(SAVE_EVERY);
         let stopped = self.tasks.token().clone();
@@ -78,6 +87,11 @@ impl Run {
                 Some(event) = self.found.recv() => found(&mut dialer, event),
                 Some(incoming) = self.tunnels.recv() => self.relay.serve(incoming),
                 Ok(()) = self.network.changed() => self.network_changed(),
+                Some(order) = self.orders.recv() => match order {
+                    // Who asked may have stopped waiting.
+                    Order::Answer(asked) => drop(asked.send(())),
+                    Order::Peers(peers) => name_peers(&mut dialer, &mut named, peers, Instant::now()),
+                },
                 _ = save.tick() => self.book.save(&self.state),
             }
         }
@@ -115,6 +129,17 @@ impl Run {
             changed
         });
     }
+}
+
+/// Dials those whom the owner names now, and no longer those whom he does not; a link that stands is let be.
+fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketAddr>, at: Instant) {
+    for gone in named.iter().filter(|address| !now.contains(address)) {
+        dialer.forget(&Target::Named(*gone));
+    }
+    for address in &now {
+        dialer.add(Target::Named(*address), vec![*address], at);
+    }
+    *named = now;
 }
 
 /// What this device lends, as peers are told.

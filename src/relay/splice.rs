@@ -30,6 +30,8 @@ pub(super) enum End {
     Idle,
     /// Its time is over.
     Old,
+    /// The owner lends that uplink no more.
+    TakenBack,
 }
 
 impl fmt::Display for End {
@@ -39,6 +41,7 @@ impl fmt::Display for End {
             Self::Broken(error) => write!(f, "broken off: {error}"),
             Self::Idle => f.write_str("idle for too long"),
             Self::Old => f.write_str("open for too long"),
+            Self::TakenBack => f.write_str("the uplink is not lent any more"),
         }
     }
 }

@@ -114,7 +114,9 @@ fn uplink(tables: &Tables, link: &Link, seed: &Seed) -> Option<Uplink> {
         name: link.name.clone(),
         kind: link.kind,
         metered: link.kind == UplinkKind::Cellular,
+        lend: true,
         line: mac.map_or_else(|| own_line(seed, &link.name), gateway_line),
+        line_named: false,
         v4: match v4 {
             Some((_, IpAddr::V4(ip))) => Some(ip),
             _ => None,

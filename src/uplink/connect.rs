@@ -5,12 +5,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::uplink::Uplink;
+use crate::uplink::limit::Limiter;
 
 /// Silence before the kernel asks whether the other end is still there; under most routers' NAT timeouts.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -20,20 +21,34 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
 /// Connects to `to` by `uplink`, within `limit`: bound to its device and source address, without Nagle's delay, with
-/// keepalive. The socket blocks nothing.
+/// keepalive, and with a receive buffer that suits `limiter`, which is also told how long it took. The socket blocks
+/// nothing.
 ///
 /// # Errors
 /// `AddrNotAvailable` if the uplink has no address of that family, `TimedOut` after `limit`, else the kernel's own.
-pub async fn connect(uplink: &Uplink, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+pub async fn connect(
+    uplink: &Uplink,
+    to: SocketAddr,
+    limit: Duration,
+    limiter: &Limiter,
+) -> io::Result<TcpStream> {
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-    let socket = TcpSocket::from_std_stream(open(uplink, to.ip())?.into());
+    let socket = open(uplink, to.ip())?;
+    if let Some(buffer) = limiter.buffer_for_another() {
+        // Before it connects: a window that was once promised cannot be taken back.
+        socket.set_recv_buffer_size(buffer)?;
+    }
+    let socket = TcpSocket::from_std_stream(socket.into());
+    let began = Instant::now();
     let late = |_| {
         let what = format!("no answer from {to} by {} in {limit:?}", uplink.name);
         io::Error::new(io::ErrorKind::TimedOut, what)
     };
-    tokio::time::timeout(limit, socket.connect(to))
+    let stream = tokio::time::timeout(limit, socket.connect(to))
         .await
-        .map_err(late)?
+        .map_err(late)??;
+    limiter.connected_in(began.elapsed());
+    Ok(stream)
 }
 
 fn open(uplink: &Uplink, to: IpAddr) -> io::Result<Socket> {
@@ -88,13 +103,19 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
+    async fn unlimited(uplink: &Uplink, to: SocketAddr) -> io::Result<TcpStream> {
+        connect(uplink, to, LIMIT, &Limiter::default()).await
+    }
+
     fn loopback() -> Uplink {
         Uplink {
             index: 1,
             name: "lo".into(),
             kind: UplinkKind::Wired,
             metered: false,
+            lend: true,
             line: LineId([0; 8]),
+            line_named: false,
             v4: Some([127, 0, 0, 9].into()),
             v6: None,
             gateway: None,
@@ -107,7 +128,7 @@ mod tests {
     async fn a_connection_leaves_by_the_uplinks_device_and_address() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (to, uplink) = (listener.local_addr().unwrap(), loopback());
-        let (stream, accepted) = tokio::join!(connect(&uplink, to, LIMIT), listener.accept());
+        let (stream, accepted) = tokio::join!(unlimited(&uplink, to), listener.accept());
         let stream = stream.unwrap();
         assert_eq!(accepted.unwrap().1.ip(), IpAddr::from([127, 0, 0, 9]));
         assert!(stream.nodelay().unwrap());
@@ -122,14 +143,14 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mapped = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), port);
         let uplink = loopback();
-        let (stream, _) = tokio::join!(connect(&uplink, mapped, LIMIT), listener.accept());
+        let (stream, _) = tokio::join!(unlimited(&uplink, mapped), listener.accept());
         assert!(stream.unwrap().peer_addr().unwrap().is_ipv4());
     }
 
     #[tokio::test]
     async fn a_family_the_uplink_lacks_is_refused_before_anything_is_sent() {
         let to = "[2001:db8::1]:80".parse().unwrap();
-        let error = connect(&loopback(), to, LIMIT).await.unwrap_err();
+        let error = unlimited(&loopback(), to).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
         assert_eq!(error.to_string(), "lo has no IPv6");
     }
@@ -140,7 +161,7 @@ mod tests {
         let to = listener.local_addr().unwrap();
         let mut uplink = loopback();
         (uplink.bind, uplink.v4, uplink.name) = (false, None, "by hand".into());
-        let (stream, _) = tokio::join!(connect(&uplink, to, LIMIT), listener.accept());
+        let (stream, _) = tokio::join!(unlimited(&uplink, to), listener.accept());
         assert_eq!(socket2::SockRef::from(&stream.unwrap()).device().unwrap(), None);
     }
 
@@ -148,10 +169,6 @@ mod tests {
     async fn a_device_that_is_gone_is_an_error_not_another_way_out() {
         let mut uplink = loopback();
         uplink.name = "gone0".into();
-        assert!(
-            connect(&uplink, "127.0.0.1:9".parse().unwrap(), LIMIT)
-                .await
-                .is_err()
-        );
+        assert!(unlimited(&uplink, "127.0.0.1:9".parse().unwrap()).await.is_err());
     }
 }

@@ -11,8 +11,8 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::task::Tasks;
-use crate::uplink::{Network, Seed, UplinkError, netlink};
+use crate::task::{Seldom, Tasks};
+use crate::uplink::{Network, Rules, Seed, UplinkError, netlink};
 
 /// One change of an interface comes as a burst of events; a look after each would see halves.
 const QUIET: Duration = Duration::from_millis(100);
@@ -20,6 +20,9 @@ const QUIET: Duration = Duration::from_millis(100);
 const BURST: Duration = Duration::from_secs(1);
 /// How often to look where there are no events (a sandbox without netlink), and before events are tried again.
 const POLL: Duration = Duration::from_secs(10);
+/// An interface that flaps must not fill the log.
+static NEWS: Seldom = Seldom::new(10, Duration::from_secs(60));
+static TROUBLE: Seldom = Seldom::new(3, Duration::from_secs(60));
 /// Everything that may add, move or end an uplink, and the neighbours, for a gateway's MAC address.
 const GROUPS: &[MulticastGroup] = &[
     MulticastGroup::Link,
@@ -30,82 +33,138 @@ const GROUPS: &[MulticastGroup] = &[
     MulticastGroup::Neigh,
 ];
 
-/// The network as it is now, and each change of it while `tasks` runs. The first look is over when this returns; if it
-/// failed, the network is empty until one succeeds (the failure is logged).
-pub async fn watch(seed: Seed, tasks: &Tasks) -> watch::Receiver<Arc<Network>> {
+/// The network as it is now, and each change of it while `tasks` runs: of the device's, and of what its owner says of it.
+/// The first look is over when this returns; if it failed, the network is empty until one succeeds (the failure is logged).
+pub async fn watch(
+    seed: Seed,
+    rules: watch::Receiver<Rules>,
+    tasks: &Tasks,
+) -> watch::Receiver<Arc<Network>> {
     let (sender, receiver) = watch::channel(Arc::default());
-    look(seed, &sender).await;
-    tasks.spawn("uplink watch", keep(seed, sender));
+    let mut watcher = Watcher {
+        seed,
+        rules,
+        seen: Network::default(),
+        sender,
+    };
+    watcher.look().await;
+    tasks.spawn("uplink watch", watcher.keep());
     receiver
 }
 
-async fn keep(seed: Seed, sender: watch::Sender<Arc<Network>>) {
-    let mut told = false;
-    loop {
-        let Err(error) = follow(seed, &sender).await;
-        if told {
-            tracing::debug!(%error, "still no events of network changes");
-        } else {
-            tracing::warn!(%error, "no events of network changes: looking every {POLL:?} instead");
-            told = true;
-        }
-        tokio::time::sleep(POLL).await;
-        look(seed, &sender).await;
-    }
-}
-
-/// Looks whenever the kernel says that something changed. Ends only when its events do.
-async fn follow(seed: Seed, sender: &watch::Sender<Arc<Network>>) -> Result<Infallible, UplinkError> {
-    let (connection, _handle, events) =
-        rtnetlink::new_multicast_connection(GROUPS).map_err(UplinkError::Socket)?;
-    let closed = || UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into());
-    let events = events.map(|(message, _)| message);
-    tokio::select! {
-        () = connection => Err(closed()),
-        () = look_after(events, seed, sender) => Err(closed()),
-    }
-}
-
-async fn look_after(
-    mut events: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+struct Watcher {
     seed: Seed,
-    sender: &watch::Sender<Arc<Network>>,
-) {
-    // What changed before the subscription made no event.
-    look(seed, sender).await;
-    while let Some(event) = events.next().await {
-        if !matters(&event, &sender.borrow()) {
-            continue;
-        }
-        let end = Instant::now() + BURST;
+    rules: watch::Receiver<Rules>,
+    /// As the kernel has it, without the owner's rules.
+    seen: Network,
+    sender: watch::Sender<Arc<Network>>,
+}
+
+impl Watcher {
+    async fn keep(mut self) {
+        let mut told = false;
         loop {
-            let rest = (Instant::now() + QUIET).min(end);
-            match tokio::time::timeout_at(rest, events.next()).await {
-                Ok(Some(_)) if Instant::now() < end => {}
-                Ok(None) => return,
-                _ => break,
+            let Err(error) = self.follow().await;
+            if told {
+                tracing::debug!(%error, "still no events of network changes");
+            } else {
+                tracing::warn!(%error, "no events of network changes: looking every {POLL:?} instead");
+                told = true;
+            }
+            let pause = Instant::now() + POLL;
+            while tokio::time::timeout_at(pause, next_rules(&mut self.rules))
+                .await
+                .is_ok()
+            {
+                self.publish();
+            }
+            self.look().await;
+        }
+    }
+
+    /// Looks whenever the kernel says that something changed. Ends only when its events do.
+    async fn follow(&mut self) -> Result<Infallible, UplinkError> {
+        let (connection, _handle, events) =
+            rtnetlink::new_multicast_connection(GROUPS).map_err(UplinkError::Socket)?;
+        let closed = || UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into());
+        let events = events.map(|(message, _)| message);
+        tokio::select! {
+            () = connection => Err(closed()),
+            () = self.look_after(events) => Err(closed()),
+        }
+    }
+
+    async fn look_after(
+        &mut self,
+        mut events: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    ) {
+        // What changed before the subscription made no event.
+        self.look().await;
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = next_rules(&mut self.rules) => {
+                    self.publish();
+                    continue;
+                }
+            };
+            let Some(event) = event else { return };
+            if !matters(&event, &self.sender.borrow()) {
+                continue;
+            }
+            let end = Instant::now() + BURST;
+            loop {
+                let rest = (Instant::now() + QUIET).min(end);
+                match tokio::time::timeout_at(rest, events.next()).await {
+                    Ok(Some(_)) if Instant::now() < end => {}
+                    Ok(None) => return,
+                    _ => break,
+                }
+            }
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        match netlink::enumerate(self.seed).await {
+            Ok(network) => {
+                self.seen = network;
+                self.publish();
+            }
+            Err(error) => {
+                if let Some(more) = TROUBLE.pass() {
+                    tracing::warn!(%error, more, "cannot look at the network; keeping what was seen last");
+                }
             }
         }
-        look(seed, sender).await;
+    }
+
+    fn publish(&mut self) {
+        let network = self.rules.borrow_and_update().apply(self.seen.clone());
+        let changed = self.sender.send_if_modified(|known| {
+            let changed = **known != network;
+            if changed {
+                *known = Arc::new(network);
+            }
+            changed
+        });
+        if changed && let Some(more) = NEWS.pass() {
+            let names: Vec<_> = self
+                .sender
+                .borrow()
+                .uplinks
+                .iter()
+                .map(|u| u.name.clone())
+                .collect();
+            tracing::info!(uplinks = ?names, more, "network changed");
+        }
     }
 }
 
-async fn look(seed: Seed, sender: &watch::Sender<Arc<Network>>) {
-    match netlink::enumerate(seed).await {
-        Ok(network) => {
-            let changed = sender.send_if_modified(|known| {
-                let changed = **known != network;
-                if changed {
-                    *known = Arc::new(network);
-                }
-                changed
-            });
-            if changed {
-                let names: Vec<_> = sender.borrow().uplinks.iter().map(|u| u.name.clone()).collect();
-                tracing::info!(uplinks = ?names, "network changed");
-            }
-        }
-        Err(error) => tracing::warn!(%error, "cannot look at the network; keeping what was seen last"),
+/// Returns when the owner says something else. Without anybody who could, never.
+async fn next_rules(rules: &mut watch::Receiver<Rules>) {
+    if rules.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -158,7 +217,9 @@ mod tests {
                 name: "eth0".into(),
                 kind: UplinkKind::Wired,
                 metered: false,
+                lend: true,
                 line: LineId([0; 8]),
+                line_named: false,
                 v4: Some([192, 168, 1, 7].into()),
                 v6: None,
                 gateway: Some(IpAddr::V4(GATEWAY)),
@@ -190,10 +251,42 @@ mod tests {
         assert!(matters(&lost, &known));
     }
 
+    fn no_rules() -> watch::Receiver<Rules> {
+        watch::channel(Rules::default()).1
+    }
+
+    #[tokio::test]
+    async fn new_rules_are_applied_at_once_to_what_was_seen_last() {
+        let (rules, receiver) = watch::channel(Rules::default());
+        let (sender, network) = watch::channel(Arc::default());
+        let mut watcher = Watcher {
+            seed: [0; 16],
+            rules: receiver,
+            seen: behind_gateway(),
+            sender,
+        };
+        watcher.publish();
+        assert!(network.borrow().uplinks[0].lend);
+        let mut other = Rules::default();
+        other.entry("eth0").lend = false;
+        rules.send_replace(other);
+        next_rules(&mut watcher.rules).await;
+        watcher.publish();
+        assert!(!network.borrow().uplinks[0].lend);
+        rules.send_replace(Rules::default());
+        next_rules(&mut watcher.rules).await;
+        watcher.publish();
+        assert_eq!(
+            **network.borrow(),
+            behind_gateway(),
+            "nothing is left of a rule that is gone"
+        );
+    }
+
     #[tokio::test]
     async fn the_first_look_is_over_when_watch_returns() {
         let tasks = Tasks::new();
-        let network = watch([0; 16], &tasks).await;
+        let network = watch([0; 16], no_rules(), &tasks).await;
         assert!(network.borrow().interfaces.iter().any(|i| i.loopback));
         assert!(tasks.stop(Duration::from_secs(5)).await);
     }
