@@ -1,5 +1,7 @@
 //! An owner's limits hold on the wire, for lent bytes as for own ones.
 
+#![expect(clippy::expect_used, reason = "helpers of tests fail by panicking")]
+
 mod lab;
 
 use std::thread;
@@ -62,7 +64,9 @@ fn a_limit_holds_for_all_borrowers_together() {
     let _lender = lender.spawn_daemon(&[]);
     let borrowers = ["ann", "bob"].map(|name| lab.at(name));
     let _daemons = borrowers.map(|peer| peer.spawn_daemon(&[]));
-    borrowers.map(|peer| peer.wait_status("the lender's lane", SOON, |status| lanes(status) == 1));
+    for peer in borrowers {
+        peer.wait_status("the lender's lane", SOON, |status| lanes(status) == 1);
+    }
     let mut other = borrowers[0].spawn_get(&origin.url("8MiB"), &["-o", "file"]);
     let get = borrowers[1].spawn_get(&origin.url("8MiB"), &["-o", "file"]);
     let samples = watch(get, lender.wire(0));
@@ -105,6 +109,8 @@ fn what_the_owner_says_later_is_felt_by_downloads_that_run() {
     ));
     reload(&daemon, "configuration reloaded", 3);
     borrower.wait_status("no lane", SOON, |status| lanes(status) == 0);
+    // What was on its way when the origin was told.
+    thread::sleep(Duration::from_millis(500));
     let before = lender.wire(0).carried().down;
     thread::sleep(Duration::from_millis(500));
     let after = lender.wire(0).carried().down - before;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::discovery::daemon::{self, Announcement, Face, Session};
 use crate::discovery::table::Table;
 use crate::discovery::{DiscoveryError, Event};
+use crate::task::Seldom;
 use crate::uplink::Network;
 
 /// How often the library's cache is measured: a flood was seen to grow it by 10 MB a second.
@@ -25,6 +26,11 @@ const RETRY: Duration = Duration::from_secs(10);
 const SETTLED: Duration = Duration::from_secs(10);
 /// When to ask anew after dropping new names of a flood: one of them may have been a peer.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// What anybody on the LAN can cause, and an interface that flaps, must not fill the log.
+static FLOODS: Seldom = Seldom::new(3, Duration::from_secs(600));
+static FAILURES: Seldom = Seldom::new(3, Duration::from_secs(600));
+static NOWHERE: Seldom = Seldom::new(3, Duration::from_secs(600));
 
 /// Discovery's state.
 pub(super) struct Run {
@@ -165,7 +171,12 @@ impl Run {
         if let Some(session) = &self.session
             && !session.is_sound().await
         {
-            tracing::warn!("the mDNS cache grew beyond what peers explain, or hangs: starting anew");
+            if let Some(more) = FLOODS.pass() {
+                tracing::warn!(
+                    more,
+                    "the mDNS cache grew beyond what peers explain, or hangs: starting anew"
+                );
+            }
             self.restart_soon();
         }
     }
@@ -187,7 +198,9 @@ impl Run {
                 self.session = session;
             }
             Err(error) => {
-                tracing::warn!(%error, "no discovery for now: trying again in {RETRY:?}");
+                if let Some(more) = FAILURES.pass() {
+                    tracing::warn!(%error, more, "no discovery for now: trying again in {RETRY:?}");
+                }
                 self.restart_at = Some(now + RETRY);
             }
         }
@@ -196,7 +209,9 @@ impl Run {
 
 fn open(announcement: &Announcement, faces: &[Face]) -> Result<Option<Session>, DiscoveryError> {
     if faces.is_empty() {
-        tracing::info!("no LAN interface to look for peers on yet");
+        if let Some(more) = NOWHERE.pass() {
+            tracing::info!(more, "no LAN interface to look for peers on yet");
+        }
         return Ok(None);
     }
     Session::open(announcement, faces).map(Some)

@@ -9,6 +9,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{mpsc, watch};
 
 use crate::identity::peer_of_spki;
+use crate::task::Seldom;
 use crate::types::PeerId;
 
 use super::table::{Entry, Verdict};
@@ -25,6 +26,9 @@ const PROTOCOL: VarInt = VarInt::from_u32(5);
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// Above this many handshakes under way, a source must first prove its address (SEC-A14).
 const RETRY_ABOVE: usize = 16;
+/// A whole household may come or go at once and be seen to; a peer that flaps must not fill the log.
+static COMINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
+static GOINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
 /// The server name is not sent and means nothing; TLS wants one.
 const NO_NAME: &str = "peer.invalid";
 
@@ -236,7 +240,9 @@ async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream
 
 /// Runs a link until either end leaves, breaks the protocol or falls silent.
 async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
-    tracing::info!(peer = %link.peer.short(), name = ?link.name, address = %link.address(), "peer joined");
+    if let Some(more) = COMINGS.pass() {
+        tracing::info!(peer = %link.peer.short(), name = ?link.name, address = %link.address(), more, "peer joined");
+    }
     let up = inner.events.send(LinkEvent::Up(Arc::clone(&link))).await.is_ok();
     if up {
         let Control {
@@ -259,7 +265,9 @@ async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
         }
     }
     if inner.table().remove(link.peer, |l| Arc::ptr_eq(l, &link)) {
-        tracing::info!(peer = %link.peer.short(), name = ?link.name, "peer left");
+        if let Some(more) = GOINGS.pass() {
+            tracing::info!(peer = %link.peer.short(), name = ?link.name, more, "peer left");
+        }
         // Nobody listens any more when the whole node ends.
         let _ = inner.events.send(LinkEvent::Down(link)).await;
     }

@@ -381,7 +381,8 @@ impl Part {
         error: io::Error,
         lost: Vec<ByteRange>,
     ) -> Result<Synced, StoreError> {
-        tracing::warn!(path = %self.path.display(), %error, "sync failed");
+        tracing::warn!(%error, "what was downloaded cannot be brought to the disk yet");
+        tracing::debug!(path = %self.path.display(), "the file that is not synced");
         syncing.strikes += 1;
         match self.error("syncing", error) {
             error if error.is_room() => Err(error),

@@ -269,7 +269,8 @@ impl Place {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(busy()),
                 Err(TryLockError::Error(error)) => {
-                    tracing::warn!(path = %self.path(0).display(), %error, "this file system has no locks");
+                    tracing::warn!(%error, "this file system has no locks: two downloads to one file would spoil it");
+                    tracing::debug!(path = %self.path(0).display(), "the file without a lock");
                 }
             }
             let metadata = file
@@ -372,7 +373,8 @@ impl Place {
         match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => {
-                tracing::warn!(path = %self.folder.join(name).display(), %error, "could not be removed");
+                tracing::warn!(%error, "a download's left-over could not be removed");
+                tracing::debug!(path = %self.folder.join(name).display(), "the left-over");
             }
         }
     }

@@ -60,7 +60,8 @@ pub(super) fn survey(
     let mut contents = match journal::load(journal).map_err(io)? {
         Err(journal::Damage::Empty) => return fresh(FreshReason::New),
         Err(damage) => {
-            tracing::warn!(path = %path.display(), %damage, "starting anew");
+            tracing::warn!(%damage, "the journal of an earlier download is of no use: starting anew");
+            tracing::debug!(path = %path.display(), "the damaged journal's file");
             return fresh(FreshReason::Damaged);
         }
         Ok(old) if old.durable.is_empty() && old.claim.is_resumable() => return fresh(FreshReason::New),

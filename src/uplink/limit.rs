@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 use crate::types::Rate;
 
 /// What may pass at once after a pause: short enough that a limit holds within 2 s, long enough for late timers.
-const BURST: Duration = Duration::from_millis(25);
+const BURST: Duration = Duration::from_millis(40);
 /// The burst of a slow line, so that it is not cut into packets smaller than need be...
 const MIN_BURST: u64 = 16 << 10;
 /// ...as long as that is no more than this time's worth, which is what keeps the invariant's 4 %.
@@ -92,7 +92,9 @@ impl Bucket {
     pub fn take(&mut self, want: u64, now: Instant) -> Result<u64, Instant> {
         self.refill(now);
         let there = u64::try_from(self.credit / self.per).unwrap_or(u64::MAX);
-        let least = u128::from(want.min(QUANTUM)).min(self.capacity / self.per);
+        // Whoever waits for a full bucket loses what comes while its timer is late.
+        let half = (self.capacity / self.per).div_ceil(2);
+        let least = u128::from(want.min(QUANTUM)).min(half);
         if u128::from(there) < least {
             let missing = least * self.per - self.credit;
             let wait = u64::try_from(missing.div_ceil(self.amount)).unwrap_or(u64::MAX);

@@ -111,7 +111,7 @@ impl Driver {
         why: Why,
         lease: LeaseId,
     ) -> Result<Option<Ending>, DownloadError> {
-        tracing::info!(%lane, %why, "lane cannot serve this download");
+        tracing::debug!(%lane, %why, "lane cannot serve this download");
         self.last_failure = why.to_string();
         if let Some(member) = self.members.get_mut(&lane) {
             member.ineligible = Some(why);
@@ -155,7 +155,7 @@ impl Driver {
     }
 
     pub(super) fn checked(&mut self, finding: &Finding) -> Result<Option<Ending>, DownloadError> {
-        tracing::info!(?finding, "version checked");
+        tracing::debug!(?finding, "version checked");
         let has_digest = self.shared.job.sha256.is_some();
         match finding {
             Finding::Changed => return Ok(Some(Ending::Changed)),

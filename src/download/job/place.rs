@@ -43,7 +43,7 @@ impl Run {
         let Resumed::From { bytes, .. } = resumed else {
             return Ok(None);
         };
-        tracing::info!(bytes, "continuing an earlier download");
+        tracing::debug!(bytes, "continuing an earlier download");
         self.resumable = true;
         self.progress.send_modify(|p| {
             p.resumed = bytes;
