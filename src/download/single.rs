@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::ask::Answer;
 use super::client::Connection;
 use super::flow::{Flow, FlowError, Report, Sink};
-use super::lanes::{choose, unused};
+use super::lanes::{choose_fresh, unused};
 use super::route::Route;
 use super::{LaneProgress, LaneState, Phase, Progress};
 use crate::lane::LaneSet;
@@ -125,7 +125,7 @@ impl Show<'_> {
 
     fn publish(&self, done: u64, rate: Rate) {
         let own = self.route.lane.info();
-        let choice = choose(&self.lanes.borrow(), &self.route.shared.job);
+        let choice = choose_fresh(&self.lanes.borrow(), &self.route.shared.job);
         let idle = choice
             .used
             .iter()

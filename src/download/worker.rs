@@ -23,6 +23,8 @@ use crate::stripe::Failure;
 use crate::stripe::LeaseId;
 use crate::types::ByteRange;
 
+/// What a lender that is busy is shown as.
+pub(super) const LIMIT_REACHED: &str = "limit reached: its owner lends no more at once";
 /// How long a lane rests that shows a page of its own instead of the content: a captive portal (HTTP-20).
 const QUARANTINE: Duration = Duration::from_secs(60);
 
@@ -209,7 +211,7 @@ fn unanswered(error: &AskError) -> End {
     match error {
         AskError::Open(OpenError::Dial(DialError::Refused(why))) => End::Ineligible(Why::Lender(*why)),
         AskError::Open(OpenError::Dial(DialError::Busy)) => {
-            End::Failed(Failure::Refused { retry_after: None }, text)
+            End::Failed(Failure::Refused { retry_after: None }, LIMIT_REACHED.to_owned())
         }
         AskError::Redirect(why) => End::Ineligible(Why::Redirect(why.clone())),
         AskError::Open(_) | AskError::Http(_) | AskError::Silent | AskError::Request(_) => {

@@ -322,7 +322,7 @@ async fn of_two_lanes_on_one_line_only_one_is_used() {
     let state = bench.progress.borrow().lanes[1].state.clone();
     assert_eq!(
         state,
-        LaneState::Idle("shares the line of this device test0".into())
+        LaneState::Idle("shares this device's line".into())
     );
 }
 
