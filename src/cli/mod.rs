@@ -10,8 +10,10 @@
 )]
 
 mod args;
+mod clock;
 mod demo;
 mod get;
+mod overview;
 mod serve;
 mod show;
 mod status;
@@ -75,7 +77,7 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
     match cli.command {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
-        Command::Status(status) => status::run(&cli.common, &status).await,
+        Command::Status(status) => status::run(&cli.common, &status, stop).await,
         Command::Demo(options) => demo::run(&options, stop).await,
     }
 }

@@ -227,9 +227,11 @@ fn network(number: u8, uplink: String) -> Network {
         kind: UplinkKind::Wired,
         metered: false,
         line: LineId([number; 8]),
+        line_named: false,
         v4: Some(Ipv4Addr::new(127, 0, 0, 10 + number)),
         v6: None,
         gateway: None,
+        gateway_addresses: Vec::new(),
         metric: 0,
         bind: false,
     };

@@ -334,7 +334,9 @@ impl Run {
     /// The lanes to use, home first. `warm`: connections open on all while the first answer is under way.
     async fn routes(&mut self, warm: bool) -> Result<Vec<Arc<Route>>, DownloadError> {
         let job = &self.shared.job;
-        let some = self.lanes.wait_for(|lanes| !choose_fresh(lanes, job).used.is_empty());
+        let some = self
+            .lanes
+            .wait_for(|lanes| !choose_fresh(lanes, job).used.is_empty());
         let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(some)).await;
         let choice = match waited {
             Ok(Some(Ok(lanes))) => choose_fresh(&lanes, job),

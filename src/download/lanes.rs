@@ -320,7 +320,11 @@ mod tests {
     }
 
     fn used(lanes: &[Arc<dyn Lane>], job: &Job) -> Vec<u64> {
-        choose_fresh(lanes, job).used.iter().map(|l| l.info().id.0).collect()
+        choose_fresh(lanes, job)
+            .used
+            .iter()
+            .map(|l| l.info().id.0)
+            .collect()
     }
 
     #[test]
@@ -355,10 +359,26 @@ mod tests {
         let lanes = [lane(10, |l| l.line = LineId([9; 8])), lane(11, fast)];
         let job = job("https://a.example/");
         let first = |record: fn(LaneId) -> Record| choose(&lanes, &job, record).used[0].info().id.0;
-        let serving = |id: LaneId| if id.0 == 10 { Record::Serving } else { Record::Fresh };
-        let failing = |id: LaneId| if id.0 == 11 { Record::Failing } else { Record::Fresh };
+        let serving = |id: LaneId| {
+            if id.0 == 10 {
+                Record::Serving
+            } else {
+                Record::Fresh
+            }
+        };
+        let failing = |id: LaneId| {
+            if id.0 == 11 {
+                Record::Failing
+            } else {
+                Record::Fresh
+            }
+        };
         assert_eq!(first(|_| Record::Fresh), 11, "the faster one");
-        assert_eq!(first(serving), 10, "what works is not given up for what might be faster");
+        assert_eq!(
+            first(serving),
+            10,
+            "what works is not given up for what might be faster"
+        );
         let choice = choose(&lanes, &job, failing);
         assert_eq!(choice.used[0].info().id, LaneId(10));
         assert_eq!(choice.unused[0].1, "failed: owner-10 took over on the same line");
@@ -369,7 +389,13 @@ mod tests {
     fn an_own_lane_is_preferred_to_a_lent_one_of_its_line_that_is_at_work() {
         let same = |l: &mut LaneInfo| l.line = LineId([9; 8]);
         let lanes = [lane(10, same), lane(2, same)];
-        let serving = |id: LaneId| if id.0 == 10 { Record::Serving } else { Record::Fresh };
+        let serving = |id: LaneId| {
+            if id.0 == 10 {
+                Record::Serving
+            } else {
+                Record::Fresh
+            }
+        };
         let choice = choose(&lanes, &job("https://a.example/"), serving);
         assert_eq!(choice.used[0].info().id, LaneId(2));
     }
@@ -379,7 +405,10 @@ mod tests {
         let same = |l: &mut LaneInfo| l.line = LineId([9; 8]);
         let planned = plan(&[lane(10, same), lane(11, same), lane(2, |_| {})]);
         let told: Vec<_> = planned.iter().map(|p| (p.info.id.0, p.idle.as_deref())).collect();
-        assert_eq!(told, [(2, None), (10, None), (11, Some("shares owner-10's line"))]);
+        assert_eq!(
+            told,
+            [(2, None), (10, None), (11, Some("shares owner-10's line"))]
+        );
     }
 
     #[test]

@@ -143,9 +143,13 @@ impl Show<'_> {
             bytes: done,
             state: LaneState::Active,
         };
-        let lanes = std::iter::once(working)
-            .chain(idle)
-            .chain(choice.unused.iter().map(|(info, why)| unused(info, why)));
+        let lanes = std::iter::once(working).chain(idle).chain(
+            choice
+                .unused
+                .iter()
+                .filter(|(info, _)| info.id != own.id)
+                .map(|(info, why)| unused(info, why)),
+        );
         let lanes = lanes.collect();
         self.progress.send_modify(|p| {
             p.phase = Phase::Single;

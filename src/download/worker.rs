@@ -23,8 +23,6 @@ use crate::stripe::Failure;
 use crate::stripe::LeaseId;
 use crate::types::ByteRange;
 
-/// What a lender that is busy is shown as.
-pub(super) const LIMIT_REACHED: &str = "limit reached: its owner lends no more at once";
 /// How long a lane rests that shows a page of its own instead of the content: a captive portal (HTTP-20).
 const QUARANTINE: Duration = Duration::from_secs(60);
 
@@ -53,6 +51,8 @@ pub(super) enum End {
     Done,
     /// The lane failed, for the scheduler and in words.
     Failed(Failure, String),
+    /// The lender's limit is reached.
+    Busy,
     /// The origin failed.
     Fault(StatusCode),
     /// The lane cannot serve this job.
@@ -210,9 +210,7 @@ fn unanswered(error: &AskError) -> End {
     let text = error.to_string();
     match error {
         AskError::Open(OpenError::Dial(DialError::Refused(why))) => End::Ineligible(Why::Lender(*why)),
-        AskError::Open(OpenError::Dial(DialError::Busy)) => {
-            End::Failed(Failure::Refused { retry_after: None }, LIMIT_REACHED.to_owned())
-        }
+        AskError::Open(OpenError::Dial(DialError::Busy)) => End::Busy,
         AskError::Redirect(why) => End::Ineligible(Why::Redirect(why.clone())),
         AskError::Open(_) | AskError::Http(_) | AskError::Silent | AskError::Request(_) => {
             End::Failed(Failure::Broken, text)

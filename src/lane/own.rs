@@ -113,9 +113,11 @@ mod tests {
             kind: UplinkKind::Wired,
             metered: false,
             line: LineId([0; 8]),
+            line_named: false,
             v4: Some([127, 0, 0, 9].into()),
             v6: None,
             gateway: None,
+            gateway_addresses: Vec::new(),
             metric: 0,
             bind: false,
         };

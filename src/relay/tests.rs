@@ -22,9 +22,11 @@ fn uplink(index: u32, name: &str) -> Uplink {
         kind: UplinkKind::Wired,
         metered: false,
         line: LineId([0; 8]),
+        line_named: false,
         v4: Some([127, 0, 0, 9].into()),
         v6: None,
         gateway: None,
+        gateway_addresses: Vec::new(),
         metric: 0,
         bind: false,
     }

@@ -40,7 +40,7 @@ pub(super) struct Lane {
     last_failure: Option<Instant>,
     /// Was parked and has to finish one small lease before it is trusted again.
     pub(super) probation: bool,
-    /// Failures since it last brought a byte: what people are told.
+    /// Failures since it last finished a lease, parks or not: what people are told.
     failures: u32,
 
     rate: Option<f64>,
@@ -215,7 +215,6 @@ impl Lane {
         self.window_bytes += n;
         self.bytes += new;
         self.last_byte = Some(now);
-        self.failures = 0;
     }
 
     /// A lease is over: whether it had brought bytes, reached its end, and left a connection that can be used again.
@@ -229,6 +228,7 @@ impl Lane {
         self.warm += usize::from(reusable);
         if finished {
             self.strikes = 0;
+            self.failures = 0;
             self.origin_pauses = 0;
             if self.probation {
                 self.probation = false;

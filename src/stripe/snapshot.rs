@@ -61,7 +61,7 @@ pub enum LaneState {
 /// Why a lane is not used for a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
-    /// So many leases broke since it last brought a byte.
+    /// So many times leases broke since it last finished one.
     Failures(u32),
     /// Nothing came any more.
     Silent,

@@ -10,6 +10,7 @@
 mod build;
 mod connect;
 pub mod dial;
+mod gateways;
 mod kind;
 mod lan;
 pub mod limit;
@@ -43,12 +44,16 @@ pub struct Uplink {
     pub metered: bool,
     /// Which line it ends in: lanes of one line add nothing to each other.
     pub line: LineId,
+    /// Whether the owner named that line: then nothing that is found out overrides it.
+    pub line_named: bool,
     /// Source address for IPv4; `None` if there is no IPv4 default route or address.
     pub v4: Option<Ipv4Addr>,
     /// Source address for IPv6; `None` if there is no IPv6 default route or no address that may be used for it.
     pub v6: Option<Ipv6Addr>,
     /// The router, IPv4's if it has both; `None` on point-to-point links.
     pub gateway: Option<IpAddr>,
+    /// Every address on that link by which the router is known, sorted: a peer that has one of them is the router.
+    pub gateway_addresses: Vec<IpAddr>,
     /// The route's priority, lower first.
     pub metric: u32,
     /// Whether sockets are bound to the device (`SO_BINDTODEVICE`). False only for one that is set up by hand.

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::task::Tasks;
-use crate::uplink::{Network, Seed, UplinkError, netlink};
+use crate::uplink::gateways::Gateways;
+use crate::uplink::{Network, Seed, UplinkError, build, netlink};
 
 /// One change of an interface comes as a burst of events; a look after each would see halves.
 const QUIET: Duration = Duration::from_millis(100);
@@ -34,88 +35,130 @@ const GROUPS: &[MulticastGroup] = &[
 /// failed, the network is empty until one succeeds (the failure is logged).
 pub async fn watch(seed: Seed, tasks: &Tasks) -> watch::Receiver<Arc<Network>> {
     let (sender, receiver) = watch::channel(Arc::default());
-    look(seed, &sender).await;
-    tasks.spawn("uplink watch", keep(seed, sender));
+    let mut watcher = Watcher {
+        seed,
+        sender,
+        gateways: Gateways::default(),
+    };
+    watcher.look().await;
+    tasks.spawn("uplink watch", watcher.keep());
     receiver
 }
 
-async fn keep(seed: Seed, sender: watch::Sender<Arc<Network>>) {
-    let mut told = false;
-    loop {
-        let Err(error) = follow(seed, &sender).await;
-        if told {
-            tracing::debug!(%error, "still no events of network changes");
-        } else {
-            tracing::warn!(%error, "no events of network changes: looking every {POLL:?} instead");
-            told = true;
-        }
-        tokio::time::sleep(POLL).await;
-        look(seed, &sender).await;
-    }
-}
-
-/// Looks whenever the kernel says that something changed. Ends only when its events do.
-async fn follow(seed: Seed, sender: &watch::Sender<Arc<Network>>) -> Result<Infallible, UplinkError> {
-    let (connection, _handle, events) =
-        rtnetlink::new_multicast_connection(GROUPS).map_err(UplinkError::Socket)?;
-    let closed = || UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into());
-    let events = events.map(|(message, _)| message);
-    tokio::select! {
-        () = connection => Err(closed()),
-        () = look_after(events, seed, sender) => Err(closed()),
-    }
-}
-
-async fn look_after(
-    mut events: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+/// Looks, remembers, tells.
+struct Watcher {
     seed: Seed,
-    sender: &watch::Sender<Arc<Network>>,
-) {
-    // What changed before the subscription made no event.
-    look(seed, sender).await;
-    while let Some(event) = events.next().await {
-        if !matters(&event, &sender.borrow()) {
-            continue;
-        }
-        let end = Instant::now() + BURST;
+    sender: watch::Sender<Arc<Network>>,
+    gateways: Gateways,
+}
+
+impl Watcher {
+    async fn keep(mut self) {
+        let mut told = false;
         loop {
-            let rest = (Instant::now() + QUIET).min(end);
-            match tokio::time::timeout_at(rest, events.next()).await {
-                Ok(Some(_)) if Instant::now() < end => {}
-                Ok(None) => return,
-                _ => break,
+            let Err(error) = self.follow().await;
+            if told {
+                tracing::debug!(%error, "still no events of network changes");
+            } else {
+                tracing::warn!(%error, "no events of network changes: looking every {POLL:?} instead");
+                told = true;
             }
+            tokio::time::sleep(POLL).await;
+            self.look().await;
         }
-        look(seed, sender).await;
     }
-}
 
-async fn look(seed: Seed, sender: &watch::Sender<Arc<Network>>) {
-    match netlink::enumerate(seed).await {
-        Ok(network) => {
-            let changed = sender.send_if_modified(|known| {
-                let changed = **known != network;
-                if changed {
-                    *known = Arc::new(network);
+    /// Looks whenever the kernel says that something changed. Ends only when its events do.
+    async fn follow(&mut self) -> Result<Infallible, UplinkError> {
+        let (connection, _handle, events) =
+            rtnetlink::new_multicast_connection(GROUPS).map_err(UplinkError::Socket)?;
+        let closed = || UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into());
+        let events = events.map(|(message, _)| message);
+        tokio::select! {
+            () = connection => Err(closed()),
+            () = self.look_after(events) => Err(closed()),
+        }
+    }
+
+    async fn look_after(
+        &mut self,
+        mut events: impl Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Unpin,
+    ) {
+        // What changed before the subscription made no event.
+        self.look().await;
+        loop {
+            let asking = self.gateways.next();
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = tokio::time::sleep_until(asking.unwrap_or_else(std::time::Instant::now).into()), if asking.is_some() => {
+                    self.ask();
+                    continue;
                 }
-                changed
-            });
+            };
+            match event {
+                Some(event) if matters(&event, &self.gateways) => {}
+                Some(_) => continue,
+                None => return,
+            }
+            let end = Instant::now() + BURST;
+            loop {
+                let rest = (Instant::now() + QUIET).min(end);
+                match tokio::time::timeout_at(rest, events.next()).await {
+                    Ok(Some(_)) if Instant::now() < end => {}
+                    Ok(None) => return,
+                    _ => break,
+                }
+            }
+            self.look().await;
+        }
+    }
+
+    async fn look(&mut self) {
+        let mut tables = match netlink::tables().await {
+            Ok(tables) => tables,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at the network; keeping what was seen last");
+                return;
+            }
+        };
+        self.gateways.recall(&mut tables, std::time::Instant::now());
+        let network = build::build(&tables, &self.seed);
+        let changed = self.sender.send_if_modified(|known| {
+            let changed = **known != network;
             if changed {
-                let names: Vec<_> = sender.borrow().uplinks.iter().map(|u| u.name.clone()).collect();
-                tracing::info!(uplinks = ?names, "network changed");
+                *known = Arc::new(network);
+            }
+            changed
+        });
+        if changed {
+            let names: Vec<_> = self
+                .sender
+                .borrow()
+                .uplinks
+                .iter()
+                .map(|u| u.name.clone())
+                .collect();
+            tracing::info!(uplinks = ?names, "network changed");
+        }
+        self.ask();
+    }
+
+    /// Asks for the gateways that nobody has talked to yet.
+    fn ask(&mut self) {
+        for question in self.gateways.due(std::time::Instant::now()) {
+            if let Err(error) = question.ask() {
+                tracing::debug!(?question, %error, "a gateway cannot be asked for its address");
             }
         }
-        Err(error) => tracing::warn!(%error, "cannot look at the network; keeping what was seen last"),
     }
 }
 
-/// Neighbours come and go all the time on a busy LAN: only a gateway's MAC address is of interest. All other events
-/// are, and so is word that events were lost (`Overrun`).
-fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, known: &Network) -> bool {
+/// Neighbours come and go all the time on a busy LAN: only a gateway's MAC address is of interest, and only where it was
+/// not known. All other events are, and so is word that events were lost (`Overrun`).
+fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, gateways: &Gateways) -> bool {
     match &event.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-            let gateway = |ip| known.uplinks.iter().any(|u| u.gateway == Some(ip));
-            netlink::neighbour(message).is_some_and(|n| gateway(n.ip))
+            netlink::neighbour(message).is_some_and(|n| gateways.is_news(&n))
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(_)) => false,
         _ => true,
@@ -126,14 +169,11 @@ fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, known: &Network) -> bool
 mod tests {
     use super::*;
 
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use rtnetlink::packet_core::NetlinkHeader;
     use rtnetlink::packet_route::link::LinkMessage;
     use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-
-    use crate::types::{LineId, UplinkKind};
-    use crate::uplink::Uplink;
 
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 
@@ -143,6 +183,7 @@ mod tests {
 
     fn neighbour(ip: Ipv4Addr, mac: Option<[u8; 6]>) -> NetlinkMessage<RouteNetlinkMessage> {
         let mut message = NeighbourMessage::default();
+        message.header.ifindex = 2;
         message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))];
         message
             .attributes
@@ -150,38 +191,20 @@ mod tests {
         event(RouteNetlinkMessage::NewNeighbour(message))
     }
 
-    fn behind_gateway() -> Network {
-        Network {
-            interfaces: vec![],
-            uplinks: vec![Uplink {
-                index: 2,
-                name: "eth0".into(),
-                kind: UplinkKind::Wired,
-                metered: false,
-                line: LineId([0; 8]),
-                v4: Some([192, 168, 1, 7].into()),
-                v6: None,
-                gateway: Some(IpAddr::V4(GATEWAY)),
-                metric: 0,
-                bind: true,
-            }],
-        }
-    }
-
     #[test]
-    fn of_all_neighbours_only_a_gateway_with_its_mac_is_worth_a_look() {
-        let known = behind_gateway();
-        assert!(matters(&neighbour(GATEWAY, Some([2; 6])), &known));
-        assert!(!matters(&neighbour(GATEWAY, None), &known));
-        assert!(!matters(
-            &neighbour([192, 168, 1, 9].into(), Some([2; 6])),
-            &known
-        ));
+    fn of_all_neighbours_only_a_gateway_with_a_mac_not_known_yet_is_worth_a_look() {
+        let mut gateways = Gateways::default();
+        let mut tables = Gateways::behind(GATEWAY.into());
+        gateways.recall(&mut tables, std::time::Instant::now());
+        assert!(matters(&neighbour(GATEWAY, Some([2; 6])), &gateways));
+        assert!(!matters(&neighbour(GATEWAY, None), &gateways));
+        let other = neighbour([192, 168, 1, 9].into(), Some([2; 6]));
+        assert!(!matters(&other, &gateways));
     }
 
     #[test]
     fn a_link_event_and_word_of_lost_events_are_worth_a_look() {
-        let known = Network::default();
+        let known = Gateways::default();
         assert!(matters(
             &event(RouteNetlinkMessage::NewLink(LinkMessage::default())),
             &known

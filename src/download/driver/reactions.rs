@@ -12,7 +12,7 @@ use crate::download::check::{Finding, check};
 use crate::download::error::DownloadError;
 use crate::download::lanes::{Member, choose, has};
 use crate::download::route::Route;
-use crate::download::worker::{End, LIMIT_REACHED, News};
+use crate::download::worker::{End, News};
 use crate::lane::Lane;
 use crate::stripe::Failure;
 use crate::stripe::LaneSpec;
@@ -88,11 +88,18 @@ impl Driver {
                 }
                 self.scheduler.lease_failed(lease, Failure::Origin, now);
             }
+            End::Busy => {
+                if let Some(member) = self.members.get_mut(&lane) {
+                    member.busy = true;
+                }
+                let text = "limit reached: its owner lends no more at once".to_owned();
+                let failure = Failure::Refused { retry_after: None };
+                return self.ended(lease, lane, End::Failed(failure, text), now);
+            }
             End::Failed(failure, text) => {
                 tracing::debug!(%lane, %text, "lease failed");
                 self.last_failure.clone_from(&text);
                 if let Some(member) = self.members.get_mut(&lane) {
-                    member.busy = text == LIMIT_REACHED;
                     member.trouble = Some(text);
                 }
                 if let (Some(member), Failure::Refused { .. }) = (self.members.get(&lane), failure) {

@@ -50,7 +50,13 @@ impl Driver {
         for id in &failed {
             let times = self.failing.get(id).map_or(0, |f| f.times);
             let until = now + GIVE_WAY * 2u32.pow(times.min(MAX_DOUBLINGS));
-            self.failing.insert(*id, Failing { until, times: times + 1 });
+            self.failing.insert(
+                *id,
+                Failing {
+                    until,
+                    times: times + 1,
+                },
+            );
             tracing::info!(lane = %id, "lane gives way to another one of its line");
         }
         if !failed.is_empty() {
