@@ -234,6 +234,7 @@ fn a_device_alone_with_two_lines_of_its_own_pools_them_and_says_so() {
     let alone = lab.at("alone");
     let _daemon = alone.spawn_daemon(&[]);
     alone.wait_status("both lines", SOON, |s| lanes(s) == 2 && lines(s) == 2);
+    get(alone, &origin, "16MiB", &[]);
     let rate = get(alone, &origin, "64MiB", &[]);
     let status = alone.status().unwrap();
     let text = status["forecast"]["text"].as_str().unwrap();

@@ -75,7 +75,7 @@ impl Peer {
     /// The MAC addresses its kernel knows on that interface, by ARP: who is at which address.
     #[track_caller]
     pub fn knows(&self, interface: &str, address: Ipv4Addr) -> bool {
-        let table = self.inside(|| fs::read_to_string("/proc/net/arp"));
+        let table = self.inside(|| fs::read_to_string("/proc/thread-self/net/arp"));
         let row = |line: &str| {
             let fields: Vec<_> = line.split_whitespace().collect();
             fields.first() == Some(&address.to_string().as_str())
