@@ -12,7 +12,8 @@ mod types;
 pub use client::{Client, ClientError};
 pub use server::{Handler, Transfer, serve};
 pub use types::{
-    Device, Done, Failed, GetRequest, Lane, LaneProgress, Lent, Peer, Progress, Reply, Request, Status, To,
+    Device, Done, Failed, Forecast, GetRequest, Lane, LaneProgress, Lent, Peer, Progress, Reply, Request,
+    Status, To,
 };
 
 /// The socket's name in the state directory.

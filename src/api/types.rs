@@ -86,6 +86,15 @@ pub struct LaneProgress {
     pub bytes: u64,
     /// `active`, `idle`, `parked` or `ineligible`, with the reason behind a colon where there is one.
     pub state: String,
+    /// Why it is not at work, in words; `null` where it is.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// Seconds until it is tried again, where it is parked.
+    #[serde(default)]
+    pub parked_for: Option<f64>,
+    /// Failures in a row that parked it, where such did.
+    #[serde(default)]
+    pub failures: Option<u32>,
 }
 
 /// A download that is done.
@@ -137,6 +146,29 @@ pub struct Status {
     pub transfers: Vec<Progress>,
     /// What was lent since the start.
     pub lent: Lent,
+    /// What a download over all of it would bring.
+    #[serde(default)]
+    pub forecast: Forecast,
+}
+
+/// What a download over everything there is would bring, from measured rates.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// This device and its peers.
+    pub devices: usize,
+    /// Lines a download would use that are really different.
+    pub lines: usize,
+    /// Of these, lines nobody has measured yet.
+    pub unmeasured: usize,
+    /// The sum of the measured lines; `null` where none is.
+    pub expected: Option<u64>,
+    /// What this device's own lines bring, or the best of them where there are no others; `null` where it has none, or
+    /// they are not measured.
+    pub alone: Option<u64>,
+    /// `expected` as a multiple of `alone`; `null` where a line is not measured, or there is but one.
+    pub times: Option<f64>,
+    /// The same for people, in one line of less than 80 characters.
+    pub text: String,
 }
 
 /// This device.
@@ -165,8 +197,8 @@ pub struct Peer {
     pub uplinks: Vec<String>,
 }
 
-/// A way a download would take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A way a download could take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lane {
     /// Whose uplink: `this device` or a peer's name.
     pub owner: String,
@@ -180,6 +212,21 @@ pub struct Lane {
     pub metered: bool,
     /// As last measured; `null` where it was not used yet.
     pub rate: Option<u64>,
+    /// Which line it ends in, in hexadecimal: lanes of one line add nothing to each other.
+    #[serde(default)]
+    pub line: String,
+    /// Whether a download that begins now would use it.
+    #[serde(default)]
+    pub used: bool,
+    /// Why it is not used, or does not serve the downloads that are running, in words; `null` where it does.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// Seconds until it is tried again, where it is parked.
+    #[serde(default)]
+    pub parked_for: Option<f64>,
+    /// Failures in a row that parked it, where such did.
+    #[serde(default)]
+    pub failures: Option<u32>,
 }
 
 /// What was lent since the start.

@@ -57,7 +57,7 @@ pub(super) enum Command {
     Get(Get),
     /// Be a peer, in the foreground: lend this device's uplinks and borrow others'
     Run,
-    /// Show peers, lanes with their rates, and what is running
+    /// Show what pooling brings here, peers, lanes with their rates, and what is running
     Status(Status),
     /// Say whether the configuration is right, and if not, what to change
     CheckConfig(CheckConfig),
@@ -103,10 +103,18 @@ pub(super) struct Get {
 
 /// `tributary status`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tributary status
+  tributary status --watch
+  tributary status --watch --json | jq -r .forecast.text")]
 pub(super) struct Status {
     /// One JSON object; its fields are stable (see README)
     #[arg(long)]
     pub(super) json: bool,
+    /// Show it again every second until Ctrl-C; with --json one object a line
+    #[arg(short, long)]
+    pub(super) watch: bool,
 }
 
 /// `tributary check-config`.

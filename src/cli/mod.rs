@@ -11,9 +11,11 @@
 
 mod args;
 mod check_config;
+mod clock;
 mod demo;
 mod get;
 mod log;
+mod overview;
 mod serve;
 mod service;
 mod show;
@@ -78,7 +80,7 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
     match cli.command {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
-        Command::Status(status) => status::run(&cli.common, &status).await,
+        Command::Status(status) => status::run(&cli.common, &status, stop).await,
         Command::CheckConfig(options) => check_config::run(&cli.common, &options),
         Command::Demo(options) => demo::run(&options, stop).await,
     }

@@ -233,6 +233,7 @@ fn network(number: u8, uplink: String) -> Network {
         v4: Some(Ipv4Addr::new(127, 0, 0, 10 + number)),
         v6: None,
         gateway: None,
+        gateway_addresses: Vec::new(),
         metric: 0,
         bind: false,
     };

@@ -7,6 +7,7 @@
 //! or end it; when [`Driver::run`] returns, no worker and no write is left.
 
 mod reactions;
+mod relief;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -129,6 +130,8 @@ pub(super) struct Driver {
     alive: Instant,
     last_failure: String,
     last_fault: Option<StatusCode>,
+    /// Lanes that gave way to another one of their line.
+    failing: BTreeMap<LaneId, relief::Failing>,
     complete: bool,
     near_the_end: bool,
 }
@@ -201,6 +204,7 @@ impl Driver {
             alive: now,
             last_failure: "nothing was tried".to_owned(),
             last_fault: None,
+            failing: BTreeMap::new(),
             complete: false,
             near_the_end: false,
         }
@@ -275,6 +279,7 @@ impl Driver {
                     None
                 }
                 Event::Tick => {
+                    self.relieve(Instant::now());
                     self.publish(Phase::Striped);
                     self.sync_if_due();
                     self.give_up_if_hopeless()?;

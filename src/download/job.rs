@@ -20,7 +20,7 @@ use super::client::Endpoint;
 use super::driver::{Driver, Ending, MAX_CONNECTIONS, SLOTS, Start};
 use super::error::DownloadError;
 use super::generation;
-use super::lanes::choose;
+use super::lanes::choose_fresh;
 use super::probe::{First, first};
 use super::route::{Route, Shared};
 use super::worker::Ready;
@@ -334,10 +334,12 @@ impl Run {
     /// The lanes to use, home first. `warm`: connections open on all while the first answer is under way.
     async fn routes(&mut self, warm: bool) -> Result<Vec<Arc<Route>>, DownloadError> {
         let job = &self.shared.job;
-        let some = self.lanes.wait_for(|lanes| !choose(lanes, job).used.is_empty());
+        let some = self
+            .lanes
+            .wait_for(|lanes| !choose_fresh(lanes, job).used.is_empty());
         let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(some)).await;
-        let mut used = match waited {
-            Ok(Some(Ok(lanes))) => choose(&lanes, job).used,
+        let choice = match waited {
+            Ok(Some(Ok(lanes))) => choose_fresh(&lanes, job),
             Ok(None) => {
                 return Err(DownloadError::Stopped {
                     resumable: self.resumable,
@@ -345,13 +347,17 @@ impl Run {
             }
             Ok(Some(Err(_))) | Err(_) => return Err(DownloadError::NoLanes),
         };
+        let mut used = choice.used;
         used.sort_by_key(|lane| Some(lane.info().id) != self.majority);
+        let few = used.len().min(MAX_CONNECTIONS / SLOTS);
+        // Those that only share another one's line are asked where nobody else answers.
         let routes: Vec<_> = used
             .into_iter()
+            .chain(choice.spare)
             .map(|lane| Arc::new(Route::new(lane, self.shared.clone())))
             .collect();
-        let few = routes.iter().take(MAX_CONNECTIONS / SLOTS).filter(|_| warm);
-        for (at, route) in few.enumerate() {
+        let few = if warm { few } else { 0 };
+        for (at, route) in routes.iter().take(few).enumerate() {
             // The home lane opens one itself, for the first question.
             route.warm(if at == 0 { SLOTS - 1 } else { SLOTS });
         }

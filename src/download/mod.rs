@@ -29,6 +29,7 @@ mod worker;
 
 pub use error::DownloadError;
 pub use job::run;
+pub use lanes::{Planned, plan};
 pub use redirect::RedirectError;
 pub use tls::{client_config, config_with};
 
@@ -134,6 +135,10 @@ pub enum LaneState {
     Parked {
         /// When it is tried again.
         until: Instant,
+        /// Failures in a row that led to it. `None`: something else did.
+        failures: Option<u32>,
+        /// What led to it, in words.
+        why: String,
     },
     /// It cannot serve this download; why, in words.
     Ineligible(String),

@@ -118,6 +118,7 @@ mod tests {
             v4: Some([127, 0, 0, 9].into()),
             v6: None,
             gateway: None,
+            gateway_addresses: Vec::new(),
             metric: 0,
             bind: false,
         };

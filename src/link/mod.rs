@@ -14,7 +14,7 @@ mod tunnel;
 pub mod wire;
 
 pub use tunnel::{Incoming, TunnelError, TunnelStream};
-pub use wire::{Hello, Offer, Open, Refusal};
+pub use wire::{Hello, Home, MAX_BEHIND, Offer, Open, Refusal};
 
 use std::fmt;
 use std::io;
@@ -55,6 +55,8 @@ pub struct LinkConfig {
     pub name: String,
     /// What it lends; a change is told to every peer.
     pub offers: watch::Receiver<Vec<Offer>>,
+    /// Where its own traffic ends; a change is told to every peer.
+    pub home: watch::Receiver<Home>,
     /// Which addresses are on the LAN.
     pub gate: Gate,
 }
@@ -118,7 +120,7 @@ pub enum DialError {
 pub enum LinkEvent {
     /// A peer is there.
     Up(Arc<Link>),
-    /// A peer lends something else now; see [`Link::offers`].
+    /// A peer lends something else now, or its traffic ends elsewhere; see [`Link::offers`] and [`Link::home`].
     Changed(PeerId),
     /// A peer is gone.
     Down(Arc<Link>),
@@ -130,6 +132,7 @@ pub struct Link {
     peer: PeerId,
     name: String,
     offers: watch::Sender<Vec<Offer>>,
+    home: watch::Sender<Home>,
 }
 
 impl fmt::Debug for Link {
@@ -154,6 +157,11 @@ impl Link {
     /// What the peer lends now.
     pub fn offers(&self) -> Vec<Offer> {
         self.offers.borrow().clone()
+    }
+
+    /// Where the peer's own traffic ends, as far as it said so.
+    pub fn home(&self) -> Home {
+        self.home.borrow().clone()
     }
 
     /// Where the peer is.
@@ -193,6 +201,7 @@ struct Inner {
     session: u64,
     name: String,
     offers: watch::Receiver<Vec<Offer>>,
+    home: watch::Receiver<Home>,
     gate: Gate,
     table: Mutex<Table<Arc<Link>>>,
     events: mpsc::Sender<LinkEvent>,
@@ -229,6 +238,7 @@ impl Links {
             session: random_session()?,
             name: wire::clean(&config.name),
             offers: config.offers,
+            home: config.home,
             gate: config.gate,
             table: Mutex::new(Table::new()),
             events,

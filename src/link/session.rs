@@ -13,7 +13,7 @@ use crate::task::Seldom;
 use crate::types::PeerId;
 
 use super::table::{Entry, Verdict};
-use super::wire::{self, Hello, Message, Refusal, WireError};
+use super::wire::{self, Hello, Home, Message, Refusal, WireError};
 use super::{DialError, HANDSHAKE_WITHIN, Incoming, Inner, Link, LinkEvent, unmapped};
 
 /// The end leaves; nothing is wrong.
@@ -136,6 +136,7 @@ async fn establish(
         peer,
         name: hello.name,
         offers,
+        home: watch::channel(Home::default()).0,
     });
     let entry = Entry {
         link: Arc::clone(&link),
@@ -255,7 +256,7 @@ async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
                 tracing::debug!(peer = %link.peer.short(), %error, "control stream ended");
                 link.connection.close(PROTOCOL, b"");
             }
-            () = tell(&mut send, offers) => {}
+            () = tell(&mut send, offers, inner.home.clone()) => {}
             () = accept_tunnels(&inner, &link) => {}
             () = inner.tasks.token().cancelled() => {
                 // Best effort: the close that follows says the same.
@@ -283,6 +284,16 @@ async fn hear(inner: &Inner, link: &Link, mut recv: RecvStream) -> WireError {
                     return WireError::Malformed;
                 }
             }
+            Ok(Message::Home(home)) => {
+                let changed = link.home.send_if_modified(|known| {
+                    let changed = *known != home;
+                    *known = home;
+                    changed
+                });
+                if changed && inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                    return WireError::Malformed;
+                }
+            }
             Ok(Message::Bye) => {
                 link.offers.send_replace(Vec::new());
                 let _ = inner.events.send(LinkEvent::Changed(link.peer)).await;
@@ -294,15 +305,24 @@ async fn hear(inner: &Inner, link: &Link, mut recv: RecvStream) -> WireError {
     }
 }
 
-/// Tells the peer each change of what we lend; returns when the link is gone.
-async fn tell(send: &mut SendStream, mut offers: watch::Receiver<Vec<wire::Offer>>) {
-    while offers.changed().await.is_ok() {
-        let now = offers.borrow_and_update().clone();
-        if wire::send(send, &Message::Offers(now)).await.is_err() {
+/// Tells the peer where our traffic ends, and each change of that and of what we lend; returns when the link is gone.
+async fn tell(
+    send: &mut SendStream,
+    mut offers: watch::Receiver<Vec<wire::Offer>>,
+    mut home: watch::Receiver<Home>,
+) {
+    home.mark_changed();
+    loop {
+        // Nobody changes anything any more once a sender is gone.
+        let message = tokio::select! {
+            Ok(()) = offers.changed() => Message::Offers(offers.borrow_and_update().clone()),
+            Ok(()) = home.changed() => Message::Home(home.borrow_and_update().clone()),
+            else => return std::future::pending().await,
+        };
+        if wire::send(send, &message).await.is_err() {
             return;
         }
     }
-    std::future::pending::<()>().await;
 }
 
 /// Hands the peer's requests for tunnels on; returns when the link is gone.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use hyper::header::{HeaderName, HeaderValue};
@@ -11,63 +12,24 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::convert::USAGE;
-use crate::api::{self, Done, Failed, GetRequest, Handler, Lent, Status, To, Transfer};
-use crate::download::{self, Context, Destination, Job};
-
-use crate::types::{Rate, sha256_from_hex};
+use crate::api::{self, Done, Failed, GetRequest, Handler, Status, To, Transfer};
+use crate::download::{self, Context, Destination, Job, LaneState};
+use crate::types::{LaneId, sha256_from_hex};
 
 use super::Node;
-use super::lanes::Rates;
+use super::rates::{Brought, Rates};
+use super::status::{self, way};
 
 /// Downloads under way, by a number that is never used again.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    running: BTreeMap<u64, watch::Receiver<download::Progress>>,
+    pub(super) running: BTreeMap<u64, watch::Receiver<download::Progress>>,
     next: u64,
 }
 
 impl Handler for Node {
     fn status(&self) -> Status {
-        let lanes = self.lanes.borrow().clone();
-        let lent = self.relay.lent();
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            device: api::Device {
-                id: self.id.to_string(),
-                name: self.name.clone(),
-                port: self.port,
-            },
-            peers: self.links.all().iter().map(|l| peer(l)).collect(),
-            lanes: lanes
-                .iter()
-                .map(|lane| {
-                    let info = lane.info();
-                    api::Lane {
-                        owner: info.owner.clone(),
-                        uplink: info.uplink.clone(),
-                        lent: info.peer.is_some(),
-                        kind: info.kind,
-                        metered: info.metered,
-                        rate: self
-                            .rates
-                            .of(info.peer, &info.uplink)
-                            .or(info.hint)
-                            .map(Rate::as_bits),
-                    }
-                })
-                .collect(),
-            transfers: self
-                .transfers()
-                .running
-                .values()
-                .map(|p| (&*p.borrow()).into())
-                .collect(),
-            lent: Lent {
-                tunnels: lent.all.open,
-                down: lent.all.down,
-                up: lent.all.up,
-            },
-        }
+        status::of(self)
     }
 
     fn get(&self, request: GetRequest) -> Result<Transfer, Failed> {
@@ -149,23 +111,13 @@ impl Node {
         self.transfers().running.len()
     }
 
-    fn transfers(&self) -> MutexGuard<'_, Transfers> {
+    pub(super) fn transfers(&self) -> MutexGuard<'_, Transfers> {
         unlocked(&self.transfers)
     }
 }
 
 fn unlocked(transfers: &std::sync::Mutex<Transfers>) -> MutexGuard<'_, Transfers> {
     transfers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn peer(link: &crate::link::Link) -> api::Peer {
-    api::Peer {
-        id: link.peer().to_string(),
-        name: link.name().into(),
-        address: link.address().to_string(),
-        rtt_ms: link.rtt().as_secs_f64() * 1e3,
-        uplinks: link.offers().into_iter().map(|o| o.name).collect(),
-    }
 }
 
 /// Passes a download's progress on in the API's words.
@@ -218,12 +170,21 @@ pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
     ))
 }
 
-/// Remembers what each lane brings while a download runs: the hint for the next one.
+/// Measures what each lane brings while a download runs: the hint for the next one, and what people are told to expect.
 async fn learn(mut progress: watch::Receiver<download::Progress>, rates: Rates) {
+    let mut before: BTreeMap<LaneId, u64> = BTreeMap::new();
     while progress.changed().await.is_ok() {
-        let now = progress.borrow_and_update();
-        for lane in now.lanes.iter().filter(|l| l.rate > Rate::default()) {
-            rates.measured(lane.info.peer, &lane.info.uplink, lane.rate);
+        let now = Instant::now();
+        let lanes = progress.borrow_and_update().lanes.clone();
+        for lane in lanes {
+            let seen = before.insert(lane.info.id, lane.bytes).unwrap_or_default();
+            let brought = Brought {
+                bytes: lane.bytes.saturating_sub(seen),
+                wanted: lane.state == LaneState::Active,
+            };
+            if brought.bytes > 0 || brought.wanted {
+                rates.brought(&way(&lane.info), brought, now);
+            }
         }
     }
 }

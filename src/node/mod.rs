@@ -7,8 +7,12 @@
 mod book;
 mod control;
 mod dialer;
+mod forecast;
+mod homes;
 mod lanes;
+mod rates;
 mod run;
+mod status;
 
 use std::fmt;
 use std::io;
@@ -35,6 +39,7 @@ use crate::uplink::{self, Network, Rules};
 
 use book::Book;
 use lanes::Lanes;
+use rates::Rates;
 
 /// For transfers to write what they have.
 const DRAIN_TRANSFERS: Duration = Duration::from_secs(3);
@@ -141,7 +146,7 @@ pub struct Node {
     links: Links,
     relay: Relay,
     lanes: watch::Receiver<LaneSet>,
-    rates: lanes::Rates,
+    rates: Rates,
     transfers: Arc<Mutex<control::Transfers>>,
     origins: Option<Arc<rustls::ClientConfig>>,
     rules: watch::Sender<Rules>,
@@ -179,12 +184,16 @@ impl Node {
         };
         let resolver = Resolver::new(config.relay.names.clone(), &tasks);
         let relay = Relay::with_resolver(config.relay, resolver.clone(), network.clone(), &tasks);
-        let (offers, offer_receiver) = watch::channel(run::offers(&network.borrow(), &relay));
+        let rates = Rates::load(&config.state);
+        let (resolved, home) = homes::resolve(key.id(), &network.borrow(), &[]);
+        let (offers, offer_receiver) = watch::channel(run::offers(&resolved, &relay, &rates));
+        let (home, home_receiver) = watch::channel(home);
         let gate = run::gate(network.clone(), config.interfaces.clone());
         let link_config = LinkConfig {
             port: 0,
             name: config.name.clone(),
             offers: offer_receiver,
+            home: home_receiver,
             gate,
         };
         let (links, link_events, tunnels) = start_links(link_config, config.port, &key, &tasks)?;
@@ -194,8 +203,8 @@ impl Node {
             interfaces: config.interfaces,
         };
         let (_, found) = Discovery::start(discovery, network.clone(), &tasks)?;
-        let mut lanes = Lanes::new(resolver, limiters.clone());
-        lanes.own(&network.borrow());
+        let mut lanes = Lanes::new(resolver, limiters.clone(), rates.clone());
+        lanes.own(&resolved);
         let (orders, orders_receiver) = mpsc::channel(ORDERS);
         let node = Arc::new(Self {
             id: key.id(),
@@ -204,7 +213,7 @@ impl Node {
             links: links.clone(),
             relay: relay.clone(),
             lanes: lanes.subscribe(),
-            rates: lanes.rates(),
+            rates: rates.clone(),
             transfers: Arc::default(),
             origins: config.origins,
             rules,
@@ -215,15 +224,18 @@ impl Node {
         });
         let book = Book::load(&config.state);
         let run = run::Run {
+            id: key.id(),
             state: config.state,
             network,
             offers,
+            home,
             links,
             link_events,
             tunnels,
             found,
             relay,
             lanes,
+            rates,
             book,
             orders: orders_receiver,
             tasks: tasks.clone(),
@@ -339,6 +351,7 @@ fn start_links(
     let wanted = port.unwrap_or(DEFAULT_PORT);
     let again = LinkConfig {
         offers: config.offers.clone(),
+        home: config.home.clone(),
         gate: Arc::clone(&config.gate),
         name: config.name.clone(),
         port: 0,

@@ -1,5 +1,6 @@
 //! The node's own loop: news of network, peers and discovery become lanes, offers, dials and lent tunnels.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::discovery::Event as Found;
 use crate::identity::StateDir;
-use crate::link::{DialError, Gate, Incoming, LinkEvent, Links, Offer};
+use crate::link::{DialError, Gate, Home, Incoming, LinkEvent, Links, Offer};
 use crate::relay::Relay;
 use crate::task::Tasks;
 use crate::types::PeerId;
@@ -19,11 +20,17 @@ use crate::uplink::Network;
 
 use super::book::Book;
 use super::dialer::{Dialer, Target};
+use super::homes::{self, Linked};
 use super::lanes::Lanes;
+use super::rates::{Brought, Rates, Way};
 
 /// Peers met are noted at most this often: the file may lie on an SD card.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
+/// Rates that changed are told at most this often.
+const TELL_RATES_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked at what is being lent, while something is.
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// A peer with a link is not dialled; its address is looked at again after this.
 const LINKED: Duration = Duration::from_secs(30);
 /// Known addresses are dialled so much after the start: whoever is there and hears our announcement dials at once, and
@@ -43,15 +50,18 @@ pub(super) enum Order {
 
 /// Everything the loop owns.
 pub(super) struct Run {
+    pub(super) id: PeerId,
     pub(super) state: StateDir,
     pub(super) network: watch::Receiver<Arc<Network>>,
     pub(super) offers: watch::Sender<Vec<Offer>>,
+    pub(super) home: watch::Sender<Home>,
     pub(super) links: Links,
     pub(super) link_events: mpsc::Receiver<LinkEvent>,
     pub(super) tunnels: mpsc::Receiver<Incoming>,
     pub(super) found: mpsc::Receiver<Found>,
     pub(super) relay: Relay,
     pub(super) lanes: Lanes,
+    pub(super) rates: Rates,
     pub(super) book: Book,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) tasks: Tasks,
@@ -69,6 +79,9 @@ impl Run {
         name_peers(&mut dialer, &mut named, peers, now + KNOWN_AFTER);
         let mut dials = FuturesUnordered::<Dial>::new();
         let mut save = tokio::time::interval(SAVE_EVERY);
+        let mut lending = Lending::new();
+        let rates = self.rates.clone();
+        let mut tell_rates = now;
         let stopped = self.tasks.token().clone();
         loop {
             let now = Instant::now();
@@ -85,17 +98,30 @@ impl Run {
                 }
                 Some(event) = self.link_events.recv() => self.link(event, &mut dialer),
                 Some(event) = self.found.recv() => found(&mut dialer, event),
-                Some(incoming) = self.tunnels.recv() => self.relay.serve(incoming),
-                Ok(()) = self.network.changed() => self.network_changed(),
+                Some(incoming) = self.tunnels.recv() => {
+                    self.relay.serve(incoming);
+                    lending.begin();
+                }
+                Ok(()) = self.network.changed() => self.settle(),
+                () = rates_changed(&rates, tell_rates) => {
+                    self.lanes.measured();
+                    self.settle();
+                    tell_rates = Instant::now() + TELL_RATES_EVERY;
+                }
+                _ = lending.every.tick(), if lending.busy => lending.sample(&self.relay, &self.offers, &rates),
                 Some(order) = self.orders.recv() => match order {
                     // Who asked may have stopped waiting.
                     Order::Answer(asked) => drop(asked.send(())),
                     Order::Peers(peers) => name_peers(&mut dialer, &mut named, peers, Instant::now()),
                 },
-                _ = save.tick() => self.book.save(&self.state),
+                _ = save.tick() => {
+                    self.book.save(&self.state);
+                    rates.save(&self.state, Instant::now(), false);
+                }
             }
         }
         self.book.save(&self.state);
+        rates.save(&self.state, Instant::now(), true);
     }
 
     fn link(&mut self, event: LinkEvent, dialer: &mut Dialer) {
@@ -117,17 +143,87 @@ impl Run {
                 dialer.broke(link.address(), Instant::now());
             }
         }
+        // It may be our gateway.
+        self.settle();
     }
 
-    fn network_changed(&mut self) {
-        let network = Arc::clone(&self.network.borrow_and_update());
+    /// Makes lanes, offers and home what network, peers and rates are now.
+    fn settle(&mut self) {
+        let seen = Arc::clone(&self.network.borrow_and_update());
+        let linked: Vec<Linked> = self
+            .links
+            .all()
+            .iter()
+            .map(|link| Linked {
+                peer: link.peer(),
+                address: link.address(),
+                home: link.home(),
+            })
+            .collect();
+        let (network, home) = homes::resolve(self.id, &seen, &linked);
         self.lanes.own(&network);
-        let now = offers(&network, &self.relay);
-        self.offers.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
+        change(&self.offers, offers(&network, &self.relay, &self.rates));
+        change(&self.home, home);
+    }
+}
+
+/// Tells only what is new.
+fn change<T: PartialEq>(sender: &watch::Sender<T>, now: T) {
+    sender.send_if_modified(|before| {
+        let changed = *before != now;
+        *before = now;
+        changed
+    });
+}
+
+/// Waits until rates changed, but not before that time.
+async fn rates_changed(rates: &Rates, not_before: Instant) {
+    tokio::time::sleep_until(not_before.into()).await;
+    rates.changed().await;
+}
+
+/// What the uplinks carry for borrowers, looked at while there are any.
+struct Lending {
+    every: tokio::time::Interval,
+    busy: bool,
+    /// Bytes lent so far, by uplink.
+    before: BTreeMap<String, u64>,
+}
+
+impl Lending {
+    fn new() -> Self {
+        let mut every = tokio::time::interval(SAMPLE_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self {
+            every,
+            busy: false,
+            before: BTreeMap::new(),
+        }
+    }
+
+    /// Somebody asked for a tunnel.
+    const fn begin(&mut self) {
+        self.busy = true;
+    }
+
+    fn sample(&mut self, relay: &Relay, offers: &watch::Sender<Vec<Offer>>, rates: &Rates) {
+        let (lent, now) = (relay.lent(), Instant::now());
+        let mut moved = false;
+        for (name, count) in &lent.uplinks {
+            let before = self.before.insert(name.clone(), count.down).unwrap_or_default();
+            let bytes = count.down.saturating_sub(before);
+            let line = offers.borrow().iter().find(|o| o.name == *name).map(|o| o.line);
+            if let Some(line) = line.filter(|_| bytes > 0) {
+                moved = true;
+                let way = Way {
+                    peer: None,
+                    uplink: name.clone(),
+                    line,
+                };
+                rates.brought(&way, Brought { bytes, wanted: false }, now);
+            }
+        }
+        self.busy = moved || lent.all.open > 0;
     }
 }
 
@@ -143,7 +239,7 @@ fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketA
 }
 
 /// What this device lends, as peers are told.
-pub(super) fn offers(network: &Network, relay: &Relay) -> Vec<Offer> {
+pub(super) fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
     let lent = relay.offered(network).into_iter();
     lent.map(|u| Offer {
         id: u.index,
@@ -151,7 +247,11 @@ pub(super) fn offers(network: &Network, relay: &Relay) -> Vec<Offer> {
         line: u.line,
         kind: u.kind,
         metered: u.metered,
-        down: None,
+        down: rates.told(&Way {
+            peer: None,
+            uplink: u.name.clone(),
+            line: u.line,
+        }),
     })
     .collect()
 }

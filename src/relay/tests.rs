@@ -27,6 +27,7 @@ fn uplink(index: u32, name: &str) -> Uplink {
         v4: Some([127, 0, 0, 9].into()),
         v6: None,
         gateway: None,
+        gateway_addresses: Vec::new(),
         metric: 0,
         bind: false,
     }

@@ -78,7 +78,7 @@ fn open(uplink: &Uplink, to: IpAddr) -> io::Result<Socket> {
 
 /// Before Linux 5.7 this took a privilege. Without it the source address alone decides, which leads out of the right
 /// interface only where the routes are set up by source.
-fn bind_device(socket: &Socket, name: &str) -> io::Result<()> {
+pub(super) fn bind_device(socket: &Socket, name: &str) -> io::Result<()> {
     static TOLD: Once = Once::new();
     match socket.bind_device(Some(name.as_bytes())) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -119,6 +119,7 @@ mod tests {
             v4: Some([127, 0, 0, 9].into()),
             v6: None,
             gateway: None,
+            gateway_addresses: Vec::new(),
             metric: 0,
             bind: true,
         }

@@ -10,6 +10,7 @@
 mod build;
 mod connect;
 pub mod dial;
+mod gateways;
 mod kind;
 mod lan;
 pub mod limit;
@@ -55,6 +56,8 @@ pub struct Uplink {
     pub v6: Option<Ipv6Addr>,
     /// The router, IPv4's if it has both; `None` on point-to-point links.
     pub gateway: Option<IpAddr>,
+    /// Every address on that link by which the router is known, sorted: a peer that has one of them is the router.
+    pub gateway_addresses: Vec<IpAddr>,
     /// The route's priority, lower first.
     pub metric: u32,
     /// Whether sockets are bound to the device (`SO_BINDTODEVICE`). False only for one that is set up by hand.

@@ -96,6 +96,7 @@ mod tests {
             v4: None,
             v6: None,
             gateway: None,
+            gateway_addresses: Vec::new(),
             metric: 0,
             bind: true,
         }

@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::task::{Seldom, Tasks};
-use crate::uplink::{Network, Rules, Seed, UplinkError, netlink};
+use crate::uplink::gateways::Gateways;
+use crate::uplink::{Network, Rules, Seed, UplinkError, build, netlink};
 
 /// One change of an interface comes as a burst of events; a look after each would see halves.
 const QUIET: Duration = Duration::from_millis(100);
@@ -46,18 +47,21 @@ pub async fn watch(
         rules,
         seen: Network::default(),
         sender,
+        gateways: Gateways::default(),
     };
     watcher.look().await;
     tasks.spawn("uplink watch", watcher.keep());
     receiver
 }
 
+/// Looks, remembers, tells.
 struct Watcher {
     seed: Seed,
     rules: watch::Receiver<Rules>,
     /// As the kernel has it, without the owner's rules.
     seen: Network,
     sender: watch::Sender<Arc<Network>>,
+    gateways: Gateways,
 }
 
 impl Watcher {
@@ -101,16 +105,22 @@ impl Watcher {
         // What changed before the subscription made no event.
         self.look().await;
         loop {
+            let asking = self.gateways.next();
             let event = tokio::select! {
                 event = events.next() => event,
                 () = next_rules(&mut self.rules) => {
                     self.publish();
                     continue;
                 }
+                () = tokio::time::sleep_until(asking.unwrap_or_else(std::time::Instant::now).into()), if asking.is_some() => {
+                    self.ask();
+                    continue;
+                }
             };
-            let Some(event) = event else { return };
-            if !matters(&event, &self.sender.borrow()) {
-                continue;
+            match event {
+                Some(event) if matters(&event, &self.gateways) => {}
+                Some(_) => continue,
+                None => return,
             }
             let end = Instant::now() + BURST;
             loop {
@@ -126,15 +136,26 @@ impl Watcher {
     }
 
     async fn look(&mut self) {
-        match netlink::enumerate(self.seed).await {
-            Ok(network) => {
-                self.seen = network;
-                self.publish();
-            }
+        let mut tables = match netlink::tables().await {
+            Ok(tables) => tables,
             Err(error) => {
                 if let Some(more) = TROUBLE.pass() {
                     tracing::warn!(%error, more, "cannot look at the network; keeping what was seen last");
                 }
+                return;
+            }
+        };
+        self.gateways.recall(&mut tables, std::time::Instant::now());
+        self.seen = build::build(&tables, &self.seed);
+        self.publish();
+        self.ask();
+    }
+
+    /// Asks for the gateways that nobody has talked to yet.
+    fn ask(&mut self) {
+        for question in self.gateways.due(std::time::Instant::now()) {
+            if let Err(error) = question.ask() {
+                tracing::debug!(?question, %error, "a gateway cannot be asked for its address");
             }
         }
     }
@@ -168,13 +189,12 @@ async fn next_rules(rules: &mut watch::Receiver<Rules>) {
     }
 }
 
-/// Neighbours come and go all the time on a busy LAN: only a gateway's MAC address is of interest. All other events
-/// are, and so is word that events were lost (`Overrun`).
-fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, known: &Network) -> bool {
+/// Neighbours come and go all the time on a busy LAN: only a gateway's MAC address is of interest, and only where it was
+/// not known. All other events are, and so is word that events were lost (`Overrun`).
+fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, gateways: &Gateways) -> bool {
     match &event.payload {
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-            let gateway = |ip| known.uplinks.iter().any(|u| u.gateway == Some(ip));
-            netlink::neighbour(message).is_some_and(|n| gateway(n.ip))
+            netlink::neighbour(message).is_some_and(|n| gateways.is_news(&n))
         }
         NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(_)) => false,
         _ => true,
@@ -185,14 +205,11 @@ fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, known: &Network) -> bool
 mod tests {
     use super::*;
 
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
 
     use rtnetlink::packet_core::NetlinkHeader;
     use rtnetlink::packet_route::link::LinkMessage;
     use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
-
-    use crate::types::{LineId, UplinkKind};
-    use crate::uplink::Uplink;
 
     const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 1);
 
@@ -202,6 +219,7 @@ mod tests {
 
     fn neighbour(ip: Ipv4Addr, mac: Option<[u8; 6]>) -> NetlinkMessage<RouteNetlinkMessage> {
         let mut message = NeighbourMessage::default();
+        message.header.ifindex = 2;
         message.attributes = vec![NeighbourAttribute::Destination(NeighbourAddress::Inet(ip))];
         message
             .attributes
@@ -209,40 +227,20 @@ mod tests {
         event(RouteNetlinkMessage::NewNeighbour(message))
     }
 
-    fn behind_gateway() -> Network {
-        Network {
-            interfaces: vec![],
-            uplinks: vec![Uplink {
-                index: 2,
-                name: "eth0".into(),
-                kind: UplinkKind::Wired,
-                metered: false,
-                lend: true,
-                line: LineId([0; 8]),
-                line_named: false,
-                v4: Some([192, 168, 1, 7].into()),
-                v6: None,
-                gateway: Some(IpAddr::V4(GATEWAY)),
-                metric: 0,
-                bind: true,
-            }],
-        }
-    }
-
     #[test]
-    fn of_all_neighbours_only_a_gateway_with_its_mac_is_worth_a_look() {
-        let known = behind_gateway();
-        assert!(matters(&neighbour(GATEWAY, Some([2; 6])), &known));
-        assert!(!matters(&neighbour(GATEWAY, None), &known));
-        assert!(!matters(
-            &neighbour([192, 168, 1, 9].into(), Some([2; 6])),
-            &known
-        ));
+    fn of_all_neighbours_only_a_gateway_with_a_mac_not_known_yet_is_worth_a_look() {
+        let mut gateways = Gateways::default();
+        let mut tables = Gateways::behind(GATEWAY.into());
+        gateways.recall(&mut tables, std::time::Instant::now());
+        assert!(matters(&neighbour(GATEWAY, Some([2; 6])), &gateways));
+        assert!(!matters(&neighbour(GATEWAY, None), &gateways));
+        let other = neighbour([192, 168, 1, 9].into(), Some([2; 6]));
+        assert!(!matters(&other, &gateways));
     }
 
     #[test]
     fn a_link_event_and_word_of_lost_events_are_worth_a_look() {
-        let known = Network::default();
+        let known = Gateways::default();
         assert!(matters(
             &event(RouteNetlinkMessage::NewLink(LinkMessage::default())),
             &known
@@ -259,16 +257,18 @@ mod tests {
     async fn new_rules_are_applied_at_once_to_what_was_seen_last() {
         let (rules, receiver) = watch::channel(Rules::default());
         let (sender, network) = watch::channel(Arc::default());
+        let seen = build::build(&Gateways::behind(GATEWAY.into()), &[0; 16]);
         let mut watcher = Watcher {
             seed: [0; 16],
             rules: receiver,
-            seen: behind_gateway(),
+            seen: seen.clone(),
             sender,
+            gateways: Gateways::default(),
         };
         watcher.publish();
         assert!(network.borrow().uplinks[0].lend);
         let mut other = Rules::default();
-        other.entry("eth0").lend = false;
+        other.entry(&seen.uplinks[0].name).lend = false;
         rules.send_replace(other);
         next_rules(&mut watcher.rules).await;
         watcher.publish();
@@ -276,11 +276,7 @@ mod tests {
         rules.send_replace(Rules::default());
         next_rules(&mut watcher.rules).await;
         watcher.publish();
-        assert_eq!(
-            **network.borrow(),
-            behind_gateway(),
-            "nothing is left of a rule that is gone"
-        );
+        assert_eq!(**network.borrow(), seen, "nothing is left of a rule that is gone");
     }
 
     #[tokio::test]

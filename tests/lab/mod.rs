@@ -38,6 +38,7 @@ pub mod ns;
 mod peer;
 mod process;
 mod report;
+mod router;
 mod wire;
 
 use std::fmt::Display;
