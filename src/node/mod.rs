@@ -7,6 +7,7 @@
 mod book;
 mod control;
 mod dialer;
+mod holddown;
 mod lanes;
 mod run;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::api;
+use crate::clock;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryError};
 use crate::identity::{DeviceKey, StateDir, StateError};
 use crate::lane::LaneSet;
@@ -159,6 +161,8 @@ impl Node {
             found,
             relay,
             lanes,
+            held: holddown::HoldDown::default(),
+            jumps: clock::Jumps::default(),
             book,
             tasks: tasks.clone(),
         };

@@ -8,7 +8,9 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
+use crate::clock::{Jump, Jumps, Reading};
 use crate::discovery::Event as Found;
 use crate::identity::StateDir;
 use crate::link::{DialError, Gate, Incoming, LinkEvent, Links, Offer};
@@ -19,6 +21,7 @@ use crate::uplink::Network;
 
 use super::book::Book;
 use super::dialer::{Dialer, Target};
+use super::holddown::HoldDown;
 use super::lanes::Lanes;
 
 /// Peers met are noted at most this often: the file may lie on an SD card.
@@ -26,6 +29,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(30);
 
 /// A peer with a link is not dialled; its address is looked at again after this.
 const LINKED: Duration = Duration::from_secs(30);
+/// How often the clocks are looked at: what a suspended device held is dead, and is not to be waited for.
+const CLOCKS: Duration = Duration::from_secs(1);
 /// Known addresses are dialled so much after the start: whoever is there and hears our announcement dials at once, and
 /// two links that cross each other cost the one that loses its tunnels.
 const KNOWN_AFTER: Duration = Duration::from_millis(300);
@@ -43,6 +48,8 @@ pub(super) struct Run {
     pub(super) found: mpsc::Receiver<Found>,
     pub(super) relay: Relay,
     pub(super) lanes: Lanes,
+    pub(super) held: HoldDown,
+    pub(super) jumps: Jumps,
     pub(super) book: Book,
     pub(super) tasks: Tasks,
 }
@@ -60,14 +67,21 @@ impl Run {
         }
         let mut dials = FuturesUnordered::<Dial>::new();
         let mut save = tokio::time::interval(SAVE_EVERY);
+        let mut clocks = tokio::time::interval(CLOCKS);
+        clocks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut release = self.network_changed();
         let stopped = self.tasks.token().clone();
         loop {
             let now = Instant::now();
+            if release.is_some_and(|at| at <= now) {
+                release = self.network_changed();
+            }
             while let Some((target, addresses)) = dialer.due(now) {
                 dials.push(dial(self.links.clone(), target, addresses));
             }
             // Without anybody to dial, the next news decides.
             let wake = dialer.timeout(now).unwrap_or(now + SAVE_EVERY);
+            let wake = wake.min(release.unwrap_or(wake));
             tokio::select! {
                 () = stopped.cancelled() => break,
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -77,7 +91,8 @@ impl Run {
                 Some(event) = self.link_events.recv() => self.link(event, &mut dialer),
                 Some(event) = self.found.recv() => found(&mut dialer, event),
                 Some(incoming) = self.tunnels.recv() => self.relay.serve(incoming),
-                Ok(()) = self.network.changed() => self.network_changed(),
+                Ok(()) = self.network.changed() => release = self.network_changed(),
+                _ = clocks.tick() => self.look_at_clocks(),
                 _ = save.tick() => self.book.save(&self.state),
             }
         }
@@ -105,15 +120,37 @@ impl Run {
         }
     }
 
-    fn network_changed(&mut self) {
+    /// Takes the network as it is; gives when to do so again, because an uplink is held back until then.
+    fn network_changed(&mut self) -> Option<Instant> {
         let network = Arc::clone(&self.network.borrow_and_update());
-        self.lanes.own(&network);
-        let now = offers(&network, &self.relay);
+        // The peer hears nothing from an address that is gone: it would wait for its timeout, and so would we.
+        for link in self.links.all().iter().filter(|l| l.has_moved(&network)) {
+            link.abandon("this end has another address now");
+        }
+        let (usable, release) = self.held.admitted(&network, Instant::now());
+        self.use_uplinks(&usable);
+        release
+    }
+
+    fn use_uplinks(&mut self, usable: &Network) {
+        self.lanes.own(usable);
+        let now = offers(usable, &self.relay);
         self.offers.send_if_modified(|before| {
             let changed = *before != now;
             *before = now;
             changed
         });
+    }
+
+    /// After a sleep everything begins anew: peers and routers have forgotten what was open, and nobody says so.
+    fn look_at_clocks(&mut self) {
+        if let Some(Jump::Slept(slept)) = self.jumps.look(Reading::now()) {
+            tracing::info!(?slept, "the device was suspended: links and lanes begin anew");
+            for link in self.links.all() {
+                link.abandon("this device was suspended");
+            }
+            self.lanes.renew();
+        }
     }
 }
 
