@@ -119,6 +119,7 @@ const fn code(error: &DownloadError) -> u8 {
             UNREACHABLE
         }
         DownloadError::Certificate { .. }
+        | DownloadError::ClockNotSet { .. }
         | DownloadError::Status { .. }
         | DownloadError::Redirect { .. }
         | DownloadError::Answer { .. }

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Jumps, Reading};
 use crate::discovery::daemon::{self, Announcement, Face, Session};
 use crate::discovery::table::Table;
 use crate::discovery::{DiscoveryError, Event};
@@ -24,6 +25,8 @@ const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// How long after a new beginning those who have not answered are taken as gone: all answer within two seconds.
 const SETTLED: Duration = Duration::from_secs(10);
+/// A household that answers has done so by then; see [`Run::say_if_alone`].
+const ALONE: Duration = Duration::from_secs(10);
 /// When to ask anew after dropping new names of a flood: one of them may have been a peer.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 
@@ -47,6 +50,9 @@ pub(super) struct Run {
     ask_at: Option<Instant>,
     /// When to forget whom nobody has seen since that count of the table's.
     forget_at: Option<(Instant, u64)>,
+    /// Whether anybody ever answered, or it was said that nobody does.
+    settled: bool,
+    jumps: Jumps,
 }
 
 impl Run {
@@ -73,6 +79,8 @@ impl Run {
             restart_at: None,
             ask_at: None,
             forget_at: None,
+            settled: false,
+            jumps: Jumps::default(),
         })
     }
 
@@ -128,6 +136,7 @@ impl Run {
                 match found {
                     Some(found) if found.instance == self.announcement.instance => {}
                     Some(found) => {
+                        self.settled = true;
                         let now = Instant::now();
                         if !self.table.seen(found, now) {
                             self.ask_at.get_or_insert(now + ASK_AGAIN);
@@ -168,6 +177,11 @@ impl Run {
     }
 
     async fn check(&mut self) {
+        self.say_if_alone();
+        // The library takes a calendar that was set for a sleep, and forgets records that are good.
+        if self.jumps.look(Reading::now()).is_some() {
+            self.ask_again();
+        }
         if let Some(session) = &self.session
             && !session.is_sound().await
         {
@@ -178,6 +192,17 @@ impl Run {
                 );
             }
             self.restart_soon();
+        }
+    }
+
+    /// Once: a household of one device is as it should be, but where there are more, multicast does not get through.
+    fn say_if_alone(&mut self) {
+        if !self.settled && self.begun.is_some_and(|begun| begun.elapsed() >= ALONE) {
+            self.settled = true;
+            tracing::info!(
+                "no other device answers mDNS here: this one is alone, or the network blocks multicast. It works alone; \
+                 peers met before and those named in [lan] peers are dialled all the same"
+            );
         }
     }
 

@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use crate::identity::DeviceKey;
 use crate::task::Tasks;
 use crate::types::PeerId;
+use crate::uplink::Network;
 
 use table::Table;
 
@@ -129,6 +130,8 @@ pub enum LinkEvent {
 /// One peer's link.
 pub struct Link {
     connection: quinn::Connection,
+    /// This end's address. `None`: the system does not say.
+    local: Option<IpAddr>,
     peer: PeerId,
     name: String,
     offers: watch::Sender<Vec<Offer>>,
@@ -177,6 +180,17 @@ impl Link {
     /// Whether the link still stands.
     pub fn is_up(&self) -> bool {
         self.connection.close_reason().is_none()
+    }
+
+    /// Whether this end's address is none of the device's any more, so that nothing of the link gets through.
+    pub fn has_moved(&self, network: &Network) -> bool {
+        self.local.is_some_and(|ip| !network.is_own(ip))
+    }
+
+    /// Ends a link that is known to be dead, without waiting for its timeout; the peer is dialled again.
+    pub fn abandon(&self, why: &'static str) {
+        tracing::info!(peer = %self.peer.short(), why, "link given up");
+        self.connection.close(session::ABANDONED, why.as_bytes());
     }
 
     /// Asks the peer to open a tunnel; gives the address it reached and the stream.

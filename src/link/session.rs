@@ -1,6 +1,6 @@
 //! The life of one link: handshake, `Hello` both ways, then control messages and tunnels until it ends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ const DUPLICATE: VarInt = VarInt::from_u32(2);
 const OURSELVES: VarInt = VarInt::from_u32(3);
 const FULL: VarInt = VarInt::from_u32(4);
 const PROTOCOL: VarInt = VarInt::from_u32(5);
+/// The end begins anew: its address changed, or it was suspended.
+pub(super) const ABANDONED: VarInt = VarInt::from_u32(6);
 /// A peer that says nothing after its handshake only holds a place (SEC-A15).
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// Above this many handshakes under way, a source must first prove its address (SEC-A14).
@@ -131,8 +133,10 @@ async fn establish(
         return Err(WireError::Malformed.into());
     }
     let (offers, _) = watch::channel(hello.uplinks);
+    let local = local_ip(&connection);
     let link = Arc::new(Link {
         connection,
+        local,
         peer,
         name: hello.name,
         offers,
@@ -143,6 +147,7 @@ async fn establish(
         session: hello.session,
         tie,
         since: Instant::now(),
+        accepted: role == Role::Accepted,
     };
     let verdict = inner.table().insert(peer, entry);
     match verdict {
@@ -164,6 +169,22 @@ async fn establish(
             Err(DialError::Full)
         }
     }
+}
+
+/// This end's address. QUIC only knows it of connections that were accepted; for others it is the one that the routes give
+/// what is sent to the peer, which is how the handshake was sent a moment ago.
+fn local_ip(connection: &quinn::Connection) -> Option<IpAddr> {
+    let routed = || {
+        let to = unmapped(connection.remote_address());
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    connection.local_ip().or_else(routed).map(|ip| ip.to_canonical())
 }
 
 fn identity_of(connection: &quinn::Connection) -> Option<PeerId> {

@@ -78,6 +78,21 @@ impl Lanes {
         self.publish();
     }
 
+    /// Every own uplink becomes another lane: what was open over the old ones is taken to be dead.
+    pub(super) fn renew(&mut self) {
+        let own = |(peer, _): &Way| peer.is_none();
+        let uplinks = self.entries.extract_if(.., |way, _| own(way));
+        let uplinks = uplinks.filter_map(|(_, entry)| match entry.origin {
+            Origin::Own(uplink) => Some(uplink),
+            Origin::Lent { .. } => None,
+        });
+        let network = Network {
+            interfaces: Vec::new(),
+            uplinks: uplinks.collect(),
+        };
+        self.own(&network);
+    }
+
     /// This peer lends what its link says now.
     pub(super) fn peer(&mut self, link: &Arc<Link>) {
         let offers: BTreeMap<u32, Offer> = link.offers().into_iter().map(|o| (o.id, o)).collect();
@@ -270,6 +285,22 @@ mod tests {
         lanes.own(&Network::default());
         lanes.own(&both(3));
         assert_eq!(ids(&lanes), [3, 4], "ids are never used again");
+    }
+
+    #[test]
+    fn renewed_lanes_are_the_same_ways_under_new_ids() {
+        let mut lanes = lanes();
+        lanes.own(&Network {
+            interfaces: vec![],
+            uplinks: vec![uplink(1, 1), uplink(2, 2)],
+        });
+        lanes.renew();
+        assert_eq!(ids(&lanes), [2, 3]);
+        let set = lanes.subscribe().borrow().clone();
+        assert_eq!(
+            set.iter().map(|l| l.info().uplink.as_str()).collect::<Vec<_>>(),
+            ["wan1", "wan2"]
+        );
     }
 
     #[test]

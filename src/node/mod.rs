@@ -8,6 +8,7 @@ mod book;
 mod control;
 mod dialer;
 mod forecast;
+mod holddown;
 mod homes;
 mod lanes;
 mod rates;
@@ -26,6 +27,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api;
+use crate::clock;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryError};
 use crate::identity::{DeviceKey, StateDir, StateError};
 use crate::lane::LaneSet;
@@ -236,6 +238,9 @@ impl Node {
             relay,
             lanes,
             rates,
+            held: holddown::HoldDown::default(),
+            jumps: clock::Jumps::default(),
+            release: None,
             book,
             orders: orders_receiver,
             tasks: tasks.clone(),

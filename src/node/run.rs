@@ -9,7 +9,9 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
+use crate::clock::{Jump, Jumps, Reading};
 use crate::discovery::Event as Found;
 use crate::identity::StateDir;
 use crate::link::{DialError, Gate, Home, Incoming, LinkEvent, Links, Offer};
@@ -20,6 +22,7 @@ use crate::uplink::Network;
 
 use super::book::Book;
 use super::dialer::{Dialer, Target};
+use super::holddown::HoldDown;
 use super::homes::{self, Linked};
 use super::lanes::Lanes;
 use super::rates::{Brought, Rates, Way};
@@ -33,6 +36,8 @@ const TELL_RATES_EVERY: Duration = Duration::from_secs(10);
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// A peer with a link is not dialled; its address is looked at again after this.
 const LINKED: Duration = Duration::from_secs(30);
+/// How often the clocks are looked at: what a suspended device held is dead, and is not to be waited for.
+const CLOCKS: Duration = Duration::from_secs(1);
 /// Known addresses are dialled so much after the start: whoever is there and hears our announcement dials at once, and
 /// two links that cross each other cost the one that loses its tunnels.
 const KNOWN_AFTER: Duration = Duration::from_millis(300);
@@ -62,6 +67,10 @@ pub(super) struct Run {
     pub(super) relay: Relay,
     pub(super) lanes: Lanes,
     pub(super) rates: Rates,
+    pub(super) held: HoldDown,
+    pub(super) jumps: Jumps,
+    /// When an uplink that is held back may be used.
+    pub(super) release: Option<Instant>,
     pub(super) book: Book,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) tasks: Tasks,
@@ -82,14 +91,21 @@ impl Run {
         let mut lending = Lending::new();
         let rates = self.rates.clone();
         let mut tell_rates = now;
+        let mut clocks = tokio::time::interval(CLOCKS);
+        clocks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.network_changed();
         let stopped = self.tasks.token().clone();
         loop {
             let now = Instant::now();
+            if self.release.is_some_and(|at| at <= now) {
+                self.settle();
+            }
             while let Some((target, addresses)) = dialer.due(now) {
                 dials.push(dial(self.links.clone(), target, addresses));
             }
             // Without anybody to dial, the next news decides.
             let wake = dialer.timeout(now).unwrap_or(now + SAVE_EVERY);
+            let wake = wake.min(self.release.unwrap_or(wake));
             tokio::select! {
                 () = stopped.cancelled() => break,
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -102,7 +118,8 @@ impl Run {
                     self.relay.serve(incoming);
                     lending.begin();
                 }
-                Ok(()) = self.network.changed() => self.settle(),
+                Ok(()) = self.network.changed() => self.network_changed(),
+                _ = clocks.tick() => self.look_at_clocks(),
                 () = rates_changed(&rates, tell_rates) => {
                     self.lanes.measured();
                     self.settle();
@@ -147,9 +164,21 @@ impl Run {
         self.settle();
     }
 
+    /// Takes the network as it is.
+    fn network_changed(&mut self) {
+        let network = Arc::clone(&self.network.borrow_and_update());
+        // The peer hears nothing from an address that is gone: it would wait for its timeout, and so would we.
+        for link in self.links.all().iter().filter(|l| l.has_moved(&network)) {
+            link.abandon("this end has another address now");
+        }
+        self.settle();
+    }
+
     /// Makes lanes, offers and home what network, peers and rates are now.
     fn settle(&mut self) {
-        let seen = Arc::clone(&self.network.borrow_and_update());
+        let seen = Arc::clone(&self.network.borrow());
+        let (usable, release) = self.held.admitted(&seen, Instant::now());
+        self.release = release;
         let linked: Vec<Linked> = self
             .links
             .all()
@@ -160,10 +189,21 @@ impl Run {
                 home: link.home(),
             })
             .collect();
-        let (network, home) = homes::resolve(self.id, &seen, &linked);
+        let (network, home) = homes::resolve(self.id, &usable, &linked);
         self.lanes.own(&network);
         change(&self.offers, offers(&network, &self.relay, &self.rates));
         change(&self.home, home);
+    }
+
+    /// After a sleep everything begins anew: peers and routers have forgotten what was open, and nobody says so.
+    fn look_at_clocks(&mut self) {
+        if let Some(Jump::Slept(slept)) = self.jumps.look(Reading::now()) {
+            tracing::info!(?slept, "the device was suspended: links and lanes begin anew");
+            for link in self.links.all() {
+                link.abandon("this device was suspended");
+            }
+            self.lanes.renew();
+        }
     }
 }
 
@@ -193,7 +233,7 @@ struct Lending {
 impl Lending {
     fn new() -> Self {
         let mut every = tokio::time::interval(SAMPLE_EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             every,
             busy: false,

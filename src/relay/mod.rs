@@ -101,6 +101,8 @@ struct Policy {
 struct Origin {
     stream: TcpStream,
     address: SocketAddr,
+    /// This device's end.
+    local: IpAddr,
     /// As the borrower must name it in its first bytes.
     host: String,
     uplink: Uplink,
@@ -220,9 +222,11 @@ impl Relay {
         };
         let connected = tokio::time::timeout(policy.limits.dial_limit, connecting).await;
         let (address, stream) = connected.unwrap_or(Err(Refusal::Connect))?;
+        let local = stream.local_addr().map_err(|_| Refusal::Connect)?.ip();
         Ok(Origin {
             stream,
             address,
+            local,
             host: name,
             uplink: uplink.clone(),
             _place: place,
@@ -300,9 +304,11 @@ impl Relay {
         let end = match begun {
             Ok(Ok(passed_on)) => {
                 entry.up(passed_on);
+                let local = origin.uplink.bind.then_some(origin.local);
                 tokio::select! {
                     end = splice::splice(tunnel, &mut stream, &entry, idle, life) => end,
                     () = self.taken_back(origin.uplink.index) => End::TakenBack,
+                    () = self.gone(local) => End::Moved,
                 }
             }
             Ok(Err(error)) => End::Broken(error),
@@ -316,6 +322,19 @@ impl Relay {
             tracing::debug!(peer = %peer.short(), uplink = %origin.uplink.name, %end, "a tunnel ended");
         }
         end
+    }
+
+    /// Waits until the address is none of this device's any more: then nothing of a connection from it gets through, and
+    /// the kernel keeps it open all the same.
+    async fn gone(&self, local: Option<IpAddr>) {
+        let mut network = self.0.network.clone();
+        if let Some(ip) = local
+            && network.wait_for(|now| !now.is_own(ip)).await.is_ok()
+        {
+            return;
+        }
+        // Set up by hand, or nobody watches the network any more.
+        std::future::pending::<()>().await;
     }
 
     fn enter(&self, peer: PeerId) -> Result<Place, Refusal> {

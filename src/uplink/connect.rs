@@ -7,6 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -56,6 +58,10 @@ fn open(uplink: &Uplink, to: IpAddr) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if uplink.bind {
         bind_device(&socket, &uplink.name)?;
+        // The name is what the kernel binds to, and meanwhile another stick may have it: its bytes are not for that one.
+        if if_nametoindex(uplink.name.as_str())? != uplink.index {
+            return Err(Errno::ENODEV.into());
+        }
     }
     match uplink.source(to) {
         Some(source) => socket.bind(&SocketAddr::new(source, 0).into())?,
@@ -164,6 +170,17 @@ mod tests {
         (uplink.bind, uplink.v4, uplink.name) = (false, None, "by hand".into());
         let (stream, _) = tokio::join!(unlimited(&uplink, to), listener.accept());
         assert_eq!(socket2::SockRef::from(&stream.unwrap()).device().unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_only_has_the_name_is_not_taken_for_it() {
+        let mut uplink = loopback();
+        uplink.index += 1_000_000;
+        let to = "127.0.0.1:9".parse().unwrap();
+        let error = connect(&uplink, to, LIMIT, &Limiter::default())
+            .await
+            .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::ENODEV as i32));
     }
 
     #[tokio::test]

@@ -13,7 +13,8 @@ use nix::net::if_::if_nametoindex;
 use rtnetlink::RouteMessageBuilder;
 use tributary::task::Tasks;
 
-use super::{Lab, METRIC, Peer, SWITCH, net};
+use super::plug::METRIC;
+use super::{Lab, Peer, SWITCH, net};
 
 /// Added to the last part of a peer's LAN address for that of its second cable.
 const SECOND: u8 = 100;
@@ -22,7 +23,7 @@ impl Lab {
     /// Gives a peer, which needs no uplink of its own, the way out over another peer's `wan0`: its gateway on `lan0`.
     #[track_caller]
     pub fn behind(self, peer: &str, router: &str) -> Self {
-        let lan = self.at(peer).lan;
+        let lan = self.at(peer).lan_address();
         self.lead(peer, router, "lan0", lan, METRIC).unwrap();
         self
     }
@@ -31,7 +32,7 @@ impl Lab {
     #[track_caller]
     pub fn behind_twice(self, peer: &str, router: &str) -> Self {
         let this = self.at(peer);
-        let [a, b, c, last] = this.lan.octets();
+        let [a, b, c, last] = this.lan_address().octets();
         let address = Ipv4Addr::new(a, b, c, last + SECOND);
         let port = format!("{}b", this.port);
         self.switch
@@ -64,7 +65,7 @@ impl Lab {
             .namespace
             .run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?;
         self.internet.run(|| net::add_route(&line, address, 32, 0))?;
-        let gateway = router.lan;
+        let gateway = router.lan_address();
         self.at(peer)
             .namespace
             .run(|| default_route(interface, gateway, metric))
