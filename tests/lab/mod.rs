@@ -33,6 +33,7 @@
     reason = "a lab that cannot be built fails its test"
 )]
 
+mod lan;
 mod net;
 pub mod ns;
 mod peer;
@@ -58,6 +59,7 @@ use tributary::demo::origin::{self, Authority};
 use tributary::task::Tasks;
 use tributary::types::{ByteSize, hex};
 
+pub use lan::{Ear, Heard};
 pub use ns::Namespace;
 pub use origin::Options;
 pub use peer::{Peer, wait_for};
