@@ -137,6 +137,9 @@ pub struct Status {
     pub transfers: Vec<Progress>,
     /// What was lent since the start.
     pub lent: Lent,
+    /// What the owner should know and do something about, in whole sentences.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// This device.

@@ -51,6 +51,9 @@ fn text(status: &Status) -> String {
         status.version,
         status.device.port
     );
+    for warning in &status.warnings {
+        out += &format!("\nWarning: {warning}\n");
+    }
     out += &match status.peers.len() {
         0 => "\nNo other peer on this LAN yet.\n".to_owned(),
         1 => "\n1 peer:\n".to_owned(),
@@ -141,6 +144,7 @@ mod tests {
                 down: 3 << 20,
                 up: 9,
             },
+            warnings: vec!["two devices have one key".into()],
         };
         let text = text(&status);
         for expected in [
@@ -151,6 +155,7 @@ mod tests {
             "20.0 Mbit/s  metered",
             "big.iso: 1.0 MiB of 4.0 MiB",
             "3.0 MiB down",
+            "Warning: two devices have one key",
         ] {
             assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
         }

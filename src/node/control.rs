@@ -67,6 +67,7 @@ impl Handler for Node {
                 down: lent.all.down,
                 up: lent.all.up,
             },
+            warnings: self.links.warnings(),
         }
     }
 
