@@ -114,7 +114,10 @@ pub enum DialError {
     #[error("no peer answers there: {0}")]
     Handshake(String),
     /// Whoever is there speaks another version of the protocol.
-    #[error("the peer there is of another version: it does not speak {}", String::from_utf8_lossy(crate::identity::ALPN))]
+    #[error(
+        "the peer there is of another version: it does not speak {}",
+        String::from_utf8_lossy(crate::identity::ALPN)
+    )]
     Version,
     /// The peer did not behave as one.
     #[error("the peer broke the protocol: {0}")]

@@ -152,10 +152,7 @@ mod tests {
             told[1].contains("10.0.0.4") && told[1].contains("own key"),
             "{told:?}"
         );
-        assert!(
-            notices.warnings(now + SEEN_WITHIN).is_empty(),
-            "gone, or mended"
-        );
+        assert!(notices.warnings(now + SEEN_WITHIN).is_empty(), "gone, or mended");
     }
 
     #[test]
@@ -169,6 +166,10 @@ mod tests {
         let later = now + SAY_AGAIN;
         notices.other_version(at(1), later);
         assert_eq!(notices.notices.len(), MAX_NOTICES);
-        assert_eq!(notices.warnings(later).len(), 1, "those of ten minutes ago are over");
+        assert_eq!(
+            notices.warnings(later).len(),
+            1,
+            "those of ten minutes ago are over"
+        );
     }
 }

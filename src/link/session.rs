@@ -56,10 +56,12 @@ pub(super) async fn accept(inner: Arc<Inner>) {
                 incoming.ignore();
                 return;
             };
-            let Ok(connecting) = incoming.accept() else { return };
-            let Ok(connected) = tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await else {
-                return;
+            // What is wrong with a first packet shows at once, what is wrong later only then.
+            let connected = match incoming.accept() {
+                Ok(connecting) => tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await,
+                Err(error) => Ok(Err(error)),
             };
+            let Ok(connected) = connected else { return };
             let link = match connected {
                 Ok(connection) => establish(&inner_task, connection, Role::Accepted).await,
                 Err(error) => Err(unconnected(&inner_task, from, &error)),

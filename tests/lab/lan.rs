@@ -171,9 +171,7 @@ fn listen(tap: &OwnedFd, switches: &[usize], counts: &[AtomicU64; 5], end: &Atom
 fn udp_ports(frame: &[u8]) -> Option<(u16, u16)> {
     let packet = frame.get(ETHERNET..)?;
     let udp = match frame.get(12..14)? {
-        [0x08, 0x00] if packet.get(9) == Some(&UDP) => {
-            packet.get(usize::from(packet.first()? & 15) * 4..)?
-        }
+        [0x08, 0x00] if packet.get(9) == Some(&UDP) => packet.get(usize::from(packet.first()? & 15) * 4..)?,
         [0x86, 0xdd] if packet.get(6) == Some(&UDP) => packet.get(40..)?,
         _ => return None,
     };

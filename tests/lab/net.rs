@@ -77,7 +77,9 @@ pub fn set_up(name: &str, up: bool) -> io::Result<()> {
 
 /// Plugs a cable's near end into another switch.
 pub fn plug(port: &str, switch: &str) -> io::Result<()> {
-    let link = LinkUnspec::new_with_index(index(port)?).controller(index(switch)?).up();
+    let link = LinkUnspec::new_with_index(index(port)?)
+        .controller(index(switch)?)
+        .up();
     netlink(async |handle| handle.link().set(link.build()).execute().await)
 }
 
