@@ -21,7 +21,7 @@ use attack::{HELLO, OFFERS, frame, hello, inside};
 use lab::{Finished, Lab, Peer, Process, figure, lanes, no_uplink, peers, uplink, wait_for};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tributary::identity::DeviceKey;
 use tributary::link::wire::Offer;
@@ -501,10 +501,13 @@ async fn stall(link: &Link, url: &str, roots: &Path, tunnels: usize) -> Vec<Stal
             .connect(name, tunnel)
             .await
             .unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: origin.lab\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        stream.read_exact(&mut [0; 64]).await.unwrap();
         held.push(stream);
+    }
+    // Only now: the first answers fill the link's window, and no handshake would get through any more.
+    let request = format!("GET {path} HTTP/1.1\r\nHost: origin.lab\r\n\r\n");
+    for stream in &mut held {
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
     }
     held
 }

@@ -31,6 +31,11 @@ const LOOK: Duration = Duration::from_millis(25);
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// Above this many handshakes under way, a source must first prove its address (SEC-A14).
 const RETRY_ABOVE: usize = 16;
+/// Strangers' first packets answered in a second. What goes to an address that does not exist waits 3 s for its ARP in our
+/// socket's buffer: 5,000 spoofed ones a second filled that, and the peers' packets waited behind them (FLT-32).
+const ANSWERS_PER_SECOND: f64 = 64.0;
+/// And at once: thirty devices that start together send each other a hundred.
+const ANSWERS_AT_ONCE: f64 = 256.0;
 /// TLS's alert where the two ends have no protocol in common (RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 /// The server name is not sent and means nothing; TLS wants one.
@@ -38,9 +43,15 @@ const NO_NAME: &str = "peer.invalid";
 
 /// Accepts peers for as long as the endpoint lives.
 pub(super) async fn accept(inner: Arc<Inner>) {
+    let mut answers = Answers::new(Instant::now());
     while let Some(incoming) = inner.endpoint.accept().await {
         let from = unmapped(incoming.remote_address());
         if !(inner.gate)(from.ip()) {
+            incoming.ignore();
+            continue;
+        }
+        // Silence costs nothing, and a real peer asks again.
+        if !answers.take(Instant::now()) {
             incoming.ignore();
             continue;
         }
@@ -70,6 +81,33 @@ pub(super) async fn accept(inner: Arc<Inner>) {
                 tracing::debug!(%from, %error, "a peer's link did not come about");
             }
         });
+    }
+}
+
+/// How many first packets may still be answered.
+#[derive(Debug)]
+struct Answers {
+    left: f64,
+    filled: Instant,
+}
+
+impl Answers {
+    const fn new(now: Instant) -> Self {
+        Self {
+            left: ANSWERS_AT_ONCE,
+            filled: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.left = passed.mul_add(ANSWERS_PER_SECOND, self.left).min(ANSWERS_AT_ONCE);
+        self.filled = now;
+        let granted = self.left >= 1.0;
+        if granted {
+            self.left -= 1.0;
+        }
+        granted
     }
 }
 
@@ -414,5 +452,20 @@ async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
                 incoming.refuse(Refusal::Busy).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sec_a14_no_more_than_so_many_strangers_are_answered_at_once_and_in_a_second() {
+        let start = Instant::now();
+        let mut answers = Answers::new(start);
+        let mut at = |now| (0..5000).filter(|_| answers.take(now)).count();
+        assert_eq!(at(start), 256);
+        assert_eq!(at(start + Duration::from_secs(1)), 64);
+        assert_eq!(at(start + Duration::from_secs(3600)), 256);
     }
 }
