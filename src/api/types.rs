@@ -149,6 +149,9 @@ pub struct Status {
     /// What a download over all of it would bring.
     #[serde(default)]
     pub forecast: Forecast,
+    /// What the owner should know and do something about, in whole sentences.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// What a download over everything there is would bring, from measured rates.

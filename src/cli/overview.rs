@@ -33,6 +33,10 @@ pub(super) fn text(status: &Status, width: usize, clock: impl Fn(Duration) -> St
         device.port
     ));
     page.wrapped("", &status.forecast.text);
+    for warning in &status.warnings {
+        page.line("");
+        page.wrapped("Warning: ", warning);
+    }
     page.line("");
     peers(&mut page, &status.peers);
     page.line("");
@@ -317,6 +321,9 @@ mod tests {
                 text: "4 devices, 2 lines: expect up to 32 Mbit/s, 1.6x this device alone".into(),
                 ..Forecast::default()
             },
+            warnings: vec![
+                "another device has this device's key: remove identity.key from one of the two and start it again".into(),
+            ],
         }
     }
 

@@ -8,6 +8,7 @@
 //! that is not on the LAN; every wait, queue and buffer is bounded.
 
 mod endpoint;
+mod notices;
 mod session;
 mod table;
 mod tunnel;
@@ -20,17 +21,18 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::identity::DeviceKey;
 use crate::task::Tasks;
 use crate::types::PeerId;
 use crate::uplink::Network;
 
+use notices::Notices;
 use table::Table;
 
 /// Both ends prove their keys within this, on a LAN a matter of milliseconds.
@@ -105,12 +107,21 @@ pub enum DialError {
     /// There is a link to that peer already.
     #[error("there is a link to that peer already")]
     Duplicate,
+    /// Another device has the same key: see [`Links::warnings`].
+    #[error("another device with the same key is there")]
+    Copy,
     /// Too many links.
     #[error("there are {} links already", table::MAX_LINKS)]
     Full,
     /// The handshake failed.
     #[error("no peer answers there: {0}")]
     Handshake(String),
+    /// Whoever is there speaks another version of the protocol.
+    #[error(
+        "the peer there is of another version: it does not speak {}",
+        String::from_utf8_lossy(crate::identity::ALPN)
+    )]
+    Version,
     /// The peer did not behave as one.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] wire::WireError),
@@ -136,6 +147,8 @@ pub struct Link {
     name: String,
     offers: watch::Sender<Vec<Offer>>,
     home: watch::Sender<Home>,
+    /// Rung to hear whether the peer still answers.
+    knock: Notify,
 }
 
 impl fmt::Debug for Link {
@@ -193,6 +206,11 @@ impl Link {
         self.connection.close(session::ABANDONED, why.as_bytes());
     }
 
+    /// Whether the peer has ended the link because another device with the same key was there first.
+    pub fn is_refused_as_copy(&self) -> bool {
+        session::closed_with(&self.connection, session::COPY)
+    }
+
     /// Asks the peer to open a tunnel; gives the address it reached and the stream.
     ///
     /// # Errors
@@ -218,6 +236,7 @@ struct Inner {
     home: watch::Receiver<Home>,
     gate: Gate,
     table: Mutex<Table<Arc<Link>>>,
+    notices: Mutex<Notices>,
     events: mpsc::Sender<LinkEvent>,
     tunnels: mpsc::Sender<Incoming>,
     tasks: Tasks,
@@ -255,6 +274,7 @@ impl Links {
             home: config.home,
             gate: config.gate,
             table: Mutex::new(Table::new()),
+            notices: Mutex::default(),
             events,
             tunnels,
             tasks: tasks.clone(),
@@ -280,6 +300,11 @@ impl Links {
             .filter(|l| l.is_up())
             .cloned()
             .collect()
+    }
+
+    /// What the owner should know and do something about: devices with the same key, or of another version.
+    pub fn warnings(&self) -> Vec<String> {
+        self.inner.notices().warnings(Instant::now())
     }
 
     /// Dials a peer at the first of its addresses that answers.
@@ -326,6 +351,10 @@ impl Inner {
     fn table(&self) -> MutexGuard<'_, Table<Arc<Link>>> {
         // A panic while it was held cannot leave the table half changed: each change is one call.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -66,6 +66,12 @@ impl<L: Clone> Table<L> {
         self.entries.get(&peer).is_some_and(|e| e.session == session)
     }
 
+    /// The peer's link, if it is to another process of it than this one: dead, or of a device with the same key.
+    pub(super) fn rival(&self, peer: PeerId, session: u64) -> Option<L> {
+        let entry = self.entries.get(&peer).filter(|e| e.session != session)?;
+        Some(entry.link.clone())
+    }
+
     /// Takes the peer's link out if `is_it` says that it is the one that ended.
     pub(super) fn remove(&mut self, peer: PeerId, is_it: impl Fn(&L) -> bool) -> bool {
         let found = self.entries.get(&peer).is_some_and(|e| is_it(&e.link));
@@ -124,6 +130,7 @@ mod tests {
         table.insert(PEER, entry(1, 9, 20, Instant::now()));
         assert!(table.stands(PEER, 9));
         assert!(!table.stands(PEER, 8), "that process is gone");
+        assert_eq!((table.rival(PEER, 9), table.rival(PEER, 8)), (None, Some(1)));
     }
 
     #[test]

@@ -157,7 +157,10 @@ impl Run {
             }
             LinkEvent::Down(link) => {
                 self.lanes.peer_gone(link.peer());
-                dialer.broke(link.address(), Instant::now());
+                // A device that was refused as a copy of another asks again at its own pace.
+                if !link.is_refused_as_copy() {
+                    dialer.broke(link.address(), Instant::now());
+                }
             }
         }
         // It may be our gateway.

@@ -50,6 +50,7 @@ pub(super) fn of(node: &Node) -> Status {
             down: lent.all.down,
             up: lent.all.up,
         },
+        warnings: node.links.warnings(),
     }
 }
 

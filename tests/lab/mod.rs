@@ -35,6 +35,7 @@
 
 mod clocks;
 mod house;
+mod lan;
 mod net;
 pub mod ns;
 mod peer;
@@ -64,6 +65,7 @@ use tributary::types::{ByteSize, hex};
 
 pub use clocks::Clocks;
 pub use house::House;
+pub use lan::{Ear, Heard};
 pub use ns::Namespace;
 pub use origin::Options;
 pub use peer::{Peer, wait_for};

@@ -77,6 +77,14 @@ pub fn set_up(name: &str, up: bool) -> io::Result<()> {
     netlink(async |handle| handle.link().set(link.build()).execute().await)
 }
 
+/// Plugs a cable's near end into another switch.
+pub fn plug(port: &str, switch: &str) -> io::Result<()> {
+    let link = LinkUnspec::new_with_index(index(port)?)
+        .controller(index(switch)?)
+        .up();
+    netlink(async |handle| handle.link().set(link.build()).execute().await)
+}
+
 /// Whether a switch's port is sent what comes in for many.
 pub fn flood_multicast(port: &str, passes: bool) -> io::Result<()> {
     let port = LinkBridgePort::new(index(port)?).mcast_flood(passes).build();
