@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod discovery;
+pub mod doctor;
 pub mod download;
 pub mod identity;
 pub mod lane;

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// The demo's promise.
 const DEMO_WITHIN: Duration = Duration::from_secs(40);
+/// The doctor's, and what a busy machine adds.
+const DOCTOR_WITHIN: Duration = Duration::from_secs(8);
 
 #[test]
 fn a_wrong_configuration_is_named_before_anything_is_opened() {
@@ -75,6 +77,25 @@ fn a_failure_is_json_too_for_those_who_asked_for_it() {
     let output = tributary(home.path(), &["get", "--json", "not a url"]);
     let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(line["failed"]["code"], 2);
+}
+
+#[test]
+fn the_doctor_examines_any_machine_in_a_few_seconds_and_leaves_nothing_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    // A name that no name server has (RFC 6761): nothing is asked of anybody's host.
+    let output = tributary(home.path(), &["doctor", "--json", "--probe", "doctor.invalid"]);
+    assert!(began.elapsed() < DOCTOR_WITHIN, "{:?}", began.elapsed());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let names = checks.iter().find(|check| check["name"] == "names").unwrap();
+    assert_eq!(names["verdict"], "problem", "{names}");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!home.path().join("state").exists(), "nothing was written");
+    let offline = text(&tributary(home.path(), &["doctor", "--offline"]).stdout);
+    assert!(offline.contains("not tried (--offline)"), "{offline}");
+    let output = tributary(home.path(), &["doctor", "--offline", "--probe", "example.org"]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -467,6 +467,7 @@ fn stranger(
         port: 0,
         name: "mallory".into(),
         offers: watch::channel(Vec::new()).1,
+        home: watch::channel(tributary::link::Home::default()).1,
         gate: Arc::new(|_| true),
     };
     Links::start(config, &DeviceKey::ephemeral().unwrap(), tasks).unwrap()
@@ -497,7 +498,7 @@ async fn stall(link: &Link, url: &str, roots: &Path, tunnels: usize) -> Vec<Stal
             continue;
         };
         let name = rustls::pki_types::ServerName::try_from("origin.lab").unwrap();
-        let mut stream = tokio_rustls::TlsConnector::from(Arc::clone(&tls))
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&tls))
             .connect(name, tunnel)
             .await
             .unwrap();

@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy", "api"],
     &["config"],
     &["node"],
-    &["demo"],
+    &["demo", "doctor"],
     &["cli"],
     &["main", "lib"],
 ];

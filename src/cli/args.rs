@@ -23,10 +23,11 @@ Examples:
   tributary get https://example.org/big.iso          Download over everybody's uplinks
   tributary status                                   Who is there, and what they bring
   tributary check-config                             Whether the configuration is right
+  tributary doctor                                   What keeps this household from pooling
 
 Exit codes:
   0   done
-  1   something unexpected
+  1   something unexpected; from `doctor`: something is a problem
   2   the command line is wrong
   3   the origin refuses, or its content keeps changing
   4   no uplink reaches the origin
@@ -61,6 +62,8 @@ pub(super) enum Command {
     Status(Status),
     /// Say whether the configuration is right, and if not, what to change
     CheckConfig(CheckConfig),
+    /// Look for what keeps this household from pooling, and say what to do about it
+    Doctor(Doctor),
     /// See it work: a household of four peers on this machine, no root and no network needed
     Demo(Demo),
 }
@@ -122,6 +125,32 @@ pub(super) struct Status {
 pub(super) struct CheckConfig {
     /// The file to check [default: the one that --config names, else those that `tributary run` would read]
     pub(super) file: Option<PathBuf>,
+}
+
+/// `tributary doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Takes 2 to 6 seconds, needs no root, changes nothing. Exit code 0: no problems; 1: there are some.
+
+Examples:
+  tributary doctor
+  tributary doctor --json | jq '.checks[] | select(.verdict != \"fine\")'
+  tributary doctor --offline")]
+pub(super) struct Doctor {
+    /// One JSON object; its fields and the checks' names are stable (see README)
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Send nothing to the internet: uplinks, names and the time are then not tried
+    #[arg(long)]
+    pub(super) offline: bool,
+    /// The host that is resolved, and connected to (ports 443 and 80) over each uplink
+    #[arg(
+        long,
+        value_name = "HOST",
+        default_value = "example.com",
+        conflicts_with = "offline"
+    )]
+    pub(super) probe: String,
 }
 
 /// `tributary demo`.

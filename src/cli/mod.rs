@@ -13,6 +13,7 @@ mod args;
 mod check_config;
 mod clock;
 mod demo;
+mod doctor;
 mod get;
 mod log;
 mod overview;
@@ -82,6 +83,7 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
         Command::Run => serve::run(&cli.common, config, stop).await,
         Command::Status(status) => status::run(&cli.common, &status, stop).await,
         Command::CheckConfig(options) => check_config::run(&cli.common, &options),
+        Command::Doctor(options) => doctor::run(&cli.common, config, options, stop).await,
         Command::Demo(options) => demo::run(&options, stop).await,
     }
 }

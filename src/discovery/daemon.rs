@@ -15,7 +15,7 @@ use crate::discovery::{Candidate, DiscoveryError};
 use crate::uplink::{Interface, Network};
 
 /// What is announced and asked for.
-pub(super) const SERVICE: &str = "_tributary._udp.local.";
+pub const SERVICE: &str = "_tributary._udp.local.";
 /// Addresses kept of one candidate: a device has a few; more would only be more to dial in vain.
 const MAX_ADDRESSES: usize = 8;
 /// A household's records are some ten per peer. Above this, somebody fills the cache.

@@ -20,6 +20,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, watch};
 
 use crate::discovery::daemon::Announcement;
+pub use crate::discovery::daemon::SERVICE;
 use crate::discovery::run::Run;
 use crate::task::Tasks;
 use crate::uplink::Network;

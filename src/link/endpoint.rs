@@ -47,7 +47,7 @@ const ACK_EVERY: u32 = 10;
 /// An acknowledgement waits no longer for more packets to acknowledge.
 const ACK_WITHIN: Duration = Duration::from_millis(5);
 /// Room for bursts: a gigabit LAN delivers 1 MiB in the 8 ms a busy Pi may take to get to it.
-const SOCKET_BUFFER: usize = 1 << 20;
+pub const SOCKET_BUFFER: usize = 1 << 20;
 
 /// Binds the socket and makes the endpoint with the settings for dialling from it.
 pub(super) fn open(key: &DeviceKey, port: u16) -> Result<(quinn::Endpoint, quinn::ClientConfig), LinkError> {

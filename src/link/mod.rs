@@ -14,6 +14,7 @@ mod table;
 mod tunnel;
 pub mod wire;
 
+pub use endpoint::SOCKET_BUFFER;
 pub use tunnel::{Incoming, TunnelError, TunnelStream};
 pub use wire::{Hello, Home, MAX_BEHIND, Offer, Open, Refusal};
 

@@ -5,7 +5,10 @@
 //! may lie on an SD card.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +18,8 @@ use crate::types::PeerId;
 const FILE: &str = "peers.json";
 /// As many as there can be links; the one met longest ago makes room.
 const MAX_ENTRIES: usize = 64;
+/// Some 150 bytes an entry; what is larger is not ours.
+const MAX_FILE: u64 = 64 * 1024;
 
 /// One peer and where it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +33,18 @@ struct Entry {
 pub(super) struct Book {
     entries: VecDeque<Entry>,
     changed: bool,
+}
+
+/// Where peers were last met, read from a state directory without opening it: nothing is made, locked or reported.
+pub fn met_before(directory: &Path) -> Vec<SocketAddr> {
+    let read = || {
+        let mut bytes = Vec::new();
+        let file = File::open(directory.join(FILE)).ok()?;
+        file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice::<Vec<Entry>>(&bytes).ok()
+    };
+    let entries = read().unwrap_or_default().into_iter();
+    entries.map(|e| e.address).take(MAX_ENTRIES).collect()
 }
 
 impl Book {
@@ -97,6 +114,8 @@ mod tests {
         book.save(&state);
         let again: Vec<_> = Book::load(&state).addresses().collect();
         assert_eq!(again, [peer(2).1, peer(1).1]);
+        assert_eq!(met_before(dir.path()), again);
+        assert!(met_before(&dir.path().join("none")).is_empty());
     }
 
     #[test]

@@ -40,6 +40,7 @@ use crate::uplink::resolve::Resolver;
 use crate::uplink::{self, Network, Rules};
 
 use book::Book;
+pub use book::met_before;
 use lanes::Lanes;
 use rates::Rates;
 

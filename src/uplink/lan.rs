@@ -41,9 +41,20 @@ impl Network {
     pub fn lan_interfaces(&self, only: Option<&[String]>) -> Vec<&Interface> {
         let wanted = |i: &&Interface| match only {
             Some(names) => i.up && names.contains(&i.name),
-            None => is_household(i),
+            None => why_not(i).is_none(),
         };
         self.interfaces.iter().filter(wanted).collect()
+    }
+
+    /// The other interfaces, each with why peers are not looked for on it. `only` as above.
+    pub fn other_interfaces(&self, only: Option<&[String]>) -> Vec<(&Interface, NotLan)> {
+        let reason = |i: &Interface| match only {
+            Some(names) if !names.contains(&i.name) => Some(NotLan::NotNamed),
+            Some(_) => (!i.up).then_some(NotLan::Down),
+            None => why_not(i),
+        };
+        let with_reason = |i| Some((i, reason(i)?));
+        self.interfaces.iter().filter_map(with_reason).collect()
     }
 
     /// Whether `ip` is a direct neighbour on one of the [`lan_interfaces`](Self::lan_interfaces): in a connected prefix,
@@ -66,16 +77,46 @@ impl Network {
     }
 }
 
-fn is_household(interface: &Interface) -> bool {
+/// Why an interface is not the household's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotLan {
+    /// It is down, or has no carrier.
+    Down,
+    /// It only reaches this device.
+    Loopback,
+    /// A tunnel, a container's network, or a line with one other end.
+    Plumbing,
+    /// It leads to a mobile network.
+    Cellular,
+    /// It cannot multicast.
+    NoMulticast,
+    /// It has a public address: that is a provider's side.
+    Public,
+    /// It has no private address, or one without room for a neighbour.
+    NoAddress,
+    /// The owner named others.
+    NotNamed,
+}
+
+/// Why it is none, the most telling reason first; `None` for one of the household's.
+fn why_not(interface: &Interface) -> Option<NotLan> {
     let addresses = &interface.addresses;
-    interface.up
-        && interface.multicast
-        && !interface.loopback
-        && !interface.point_to_point
-        && interface.kind != UplinkKind::Cellular
-        && !is_plumbing(&interface.name)
-        && addresses.iter().any(|(ip, len)| is_household_address(*ip, *len))
-        && !addresses.iter().any(|(ip, _)| is_public_v4(*ip))
+    let reasons = [
+        (interface.loopback, NotLan::Loopback),
+        (interface.kind == UplinkKind::Cellular, NotLan::Cellular),
+        (
+            interface.point_to_point || is_plumbing(&interface.name),
+            NotLan::Plumbing,
+        ),
+        (!interface.up, NotLan::Down),
+        (!interface.multicast, NotLan::NoMulticast),
+        (addresses.iter().any(|(ip, _)| is_public_v4(*ip)), NotLan::Public),
+        (
+            !addresses.iter().any(|(ip, len)| is_household_address(*ip, *len)),
+            NotLan::NoAddress,
+        ),
+    ];
+    reasons.into_iter().find_map(|(so, why)| so.then_some(why))
 }
 
 fn is_plumbing(name: &str) -> bool {

@@ -25,6 +25,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::types::{LineId, UplinkKind};
 
 pub use connect::connect;
+pub use lan::NotLan;
 pub use netlink::enumerate;
 pub use rules::{Rule, Rules};
 pub use watch::watch;

@@ -78,6 +78,11 @@ impl Peer {
         &self.directory
     }
 
+    /// Its namespace, for a thread of a test's own.
+    pub fn namespace(&self) -> Arc<Namespace> {
+        Arc::clone(&self.namespace)
+    }
+
     /// Does `work` in a thread in this peer's namespaces and waits for it.
     #[track_caller]
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> T {
