@@ -10,6 +10,7 @@
 )]
 
 mod args;
+mod daemon;
 mod demo;
 mod get;
 mod serve;
@@ -37,8 +38,9 @@ use args::{Cli, Command, Common};
 const BAD_CONFIG: u8 = 64;
 /// Connections, timers and crypto of one peer; more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
-/// Each holds a stack; writing files and resolving names is all they do.
-const BLOCKING_THREADS: usize = 16;
+/// Each holds a stack while it is needed; writing files and resolving names is all they do. One user's disk that hangs
+/// holds five for each of its eight downloads: the others' must go on.
+const BLOCKING_THREADS: usize = 64;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -127,11 +129,6 @@ fn log_to_stderr(cli: &Cli) {
 
 /// Where the device's state is: as asked, as systemd says, else where the user's or the system's state goes.
 fn state_path(common: &Common) -> PathBuf {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
     if let Some(path) = common.state_dir.clone().or_else(|| set("STATE_DIRECTORY")) {
         return path;
     }
@@ -140,6 +137,12 @@ fn state_path(common: &Common) -> PathBuf {
     }
     let own = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     own.unwrap_or_else(std::env::temp_dir).join("tributary")
+}
+
+/// A path in the environment.
+fn set(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|v| !v.is_empty());
+    value.map(PathBuf::from)
 }
 
 /// A node's settings from the configuration.

@@ -4,12 +4,12 @@ use std::process::ExitCode;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::api::SOCKET;
 use crate::config::Config;
 use crate::identity::StateDir;
 use crate::node::Node;
 
 use super::args::Common;
+use super::daemon::listens_at;
 use super::{fail, node_config, state_path};
 
 pub(super) async fn run(common: &Common, config: Config, stop: CancellationToken) -> ExitCode {
@@ -25,7 +25,7 @@ pub(super) async fn run(common: &Common, config: Config, stop: CancellationToken
         );
         return ExitCode::FAILURE;
     }
-    let socket = path.join(SOCKET);
+    let socket = listens_at(common);
     let node = match Node::start(node_config(config, state)).await {
         Ok(node) => node,
         Err(error) => return fail(&error),

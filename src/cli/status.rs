@@ -3,15 +3,14 @@
 use std::process::ExitCode;
 
 use crate::api::convert::DAEMON;
-use crate::api::{Client, Reply, Request, SOCKET, Status};
+use crate::api::{Reply, Request, Status};
 use crate::types::{ByteSize, Rate};
 
 use super::args::{self, Common};
-use super::{fail, state_path};
+use super::{daemon, fail};
 
 pub(super) async fn run(common: &Common, options: &args::Status) -> ExitCode {
-    let path = state_path(common);
-    let answer = match Client::ask(&path.join(SOCKET), &Request::Status).await {
+    let answer = match daemon::ask(common, &Request::Status).await {
         Ok(mut client) => client.reply().await,
         Err(error) => Err(error),
     };
@@ -26,8 +25,8 @@ pub(super) async fn run(common: &Common, options: &args::Status) -> ExitCode {
         }
         Err(error) => {
             eprintln!(
-                "tributary: {error} (state directory {}); start one with `tributary run`",
-                path.display()
+                "tributary: {error} (looked at {}); start one with `tributary run`",
+                daemon::places(common)
             );
             ExitCode::from(DAEMON)
         }

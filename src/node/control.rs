@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::convert::USAGE;
-use crate::api::{self, Done, Failed, GetRequest, Handler, Lent, Status, To, Transfer};
-use crate::download::{self, Context, Destination, Job};
+use crate::api::{self, Done, Failed, GetRequest, Handler, Lent, Status, Transfer};
+use crate::download::{self, Context, Files, Job};
 
 use crate::types::{Rate, sha256_from_hex};
 
@@ -70,10 +70,10 @@ impl Handler for Node {
         }
     }
 
-    fn get(&self, request: GetRequest) -> Result<Transfer, Failed> {
-        let (job, to) = job(request)?;
+    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed> {
+        let job = job(&request)?;
         let stop = self.transfer_tasks.token().child_token();
-        let (progress, outcome) = self.download(job, to, stop.clone())?;
+        let (progress, outcome) = self.download(job, files, stop.clone())?;
         let (told, receiver) = watch::channel(api::Progress::default());
         self.transfer_tasks.spawn("progress", follow(progress, told));
         let outcome = outcome
@@ -97,7 +97,7 @@ impl Node {
     pub fn download(
         &self,
         job: Job,
-        to: Destination,
+        files: Arc<dyn Files>,
         stop: CancellationToken,
     ) -> Result<(watch::Receiver<download::Progress>, Outcome), Failed> {
         let tls = self.origin_tls()?;
@@ -110,7 +110,7 @@ impl Node {
         let number = self.register(progress.clone());
         let transfers = Arc::clone(&self.transfers);
         let running = self.transfer_tasks.spawn_graceful("download", async move {
-            let outcome = download::run(job, to, context, sender, stop).await;
+            let outcome = download::run(job, files, context, sender, stop).await;
             unlocked(&transfers).running.remove(&number);
             outcome
         });
@@ -177,7 +177,7 @@ async fn follow(mut from: watch::Receiver<download::Progress>, to: watch::Sender
 ///
 /// # Errors
 /// Where the URL, a header, or the checksum is not one.
-pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
+fn job(request: &GetRequest) -> Result<Job, Failed> {
     let wrong = |message: String| Failed { code: USAGE, message };
     let url = Url::parse(&request.url).map_err(|e| {
         wrong(format!(
@@ -198,19 +198,12 @@ pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
         .as_deref()
         .map(|hex| sha256_from_hex(hex).ok_or_else(wrong_digest))
         .transpose()?;
-    let to = match request.to {
-        To::File(path) => Destination::File(path),
-        To::Directory(path) => Destination::Directory(path),
-    };
-    Ok((
-        Job {
-            url,
-            headers,
-            sha256,
-            pool: request.pool,
-        },
-        to,
-    ))
+    Ok(Job {
+        url,
+        headers,
+        sha256,
+        pool: request.pool,
+    })
 }
 
 /// Remembers what each lane brings while a download runs: the hint for the next one.
