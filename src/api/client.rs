@@ -310,3 +310,97 @@ fn group(socket: &Path) -> Option<String> {
 fn needs(group: Option<&str>) -> String {
     group.map_or_else(String::new, |group| format!(" (it needs the group `{group}`)"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::api::GetRequest;
+    use crate::download::Destination;
+    use crate::store::{Claim, Generation, Validator};
+
+    fn claim() -> Claim {
+        let validator = Some(Validator::ETag("\"v1\"".into()));
+        let generation = Generation { total: 10, validator };
+        Claim::new("https://origin.example/x", Some(generation), None)
+    }
+
+    /// What a client makes of a daemon that says these things, waiting for an answer to each question.
+    async fn served(directory: &Path, sayings: Vec<Reply>) -> (Result<Done, Failed>, Vec<Answer>) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let request = GetRequest {
+            url: "https://origin.example/x".into(),
+            headers: Vec::new(),
+            sha256: None,
+            pool: true,
+        };
+        let tasks = Tasks::new();
+        let client = Client::ask(&socket, &Request::Get(request)).await.unwrap();
+        let files = Local::new(Destination::Directory(directory.to_owned()), &tasks);
+        let stop = CancellationToken::new();
+        let daemon = async {
+            let mut wire = Wire::new(listener.accept().await.unwrap().0);
+            let mut answers = Vec::new();
+            wire.line().await.unwrap();
+            for saying in sayings {
+                if wire.say(&saying).await.is_ok()
+                    && matches!(saying, Reply::Files(_))
+                    && let Ok(Some(line)) = wire.line().await
+                {
+                    answers.push(line.parse().unwrap());
+                }
+            }
+            answers
+        };
+        tokio::join!(client.download(files, &tasks, &stop, |_| {}), daemon)
+    }
+
+    fn done() -> Done {
+        done_without("/etc/passwd".into(), Progress::default(), Duration::from_secs(1))
+    }
+
+    fn open(name: &str) -> Reply {
+        let (name, claim) = (name.to_owned(), claim());
+        Reply::Files(Ask::Open { name, claim })
+    }
+
+    #[tokio::test]
+    async fn sec_c1_a_daemon_that_lies_gets_no_file_but_in_the_directory_and_few_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let names = ["../out", "/etc/out", "a/../../out", ".out", ".."];
+        let (result, answers) = served(&inner, names.map(open).into()).await;
+        assert_eq!(result.unwrap_err().code, DAEMON);
+        assert!(answers.iter().all(|a| matches!(a, Answer::Opened { .. })));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let (_, answers) = served(&inner, (0..100).map(|n| open(&n.to_string())).collect()).await;
+        let opened = answers.iter().filter(|a| matches!(a, Answer::Opened { .. }));
+        assert_eq!(opened.count(), 64);
+        assert!(matches!(answers.last(), Some(Answer::Failed(why)) if why.contains("too many")));
+    }
+
+    #[tokio::test]
+    async fn a_download_is_done_only_when_this_side_gave_the_file_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (result, _) = served(folder.path(), vec![open("x"), Reply::Done(done())]).await;
+        assert_eq!(result.unwrap_err().code, DAEMON);
+        assert!(!folder.path().join("x").exists());
+        let (result, answers) = served(folder.path(), vec![Reply::Files(Ask::Publish)]).await;
+        assert_eq!(result.unwrap_err().code, DAEMON);
+        assert!(matches!(&answers[..], [Answer::Failed(_)]), "{answers:?}");
+        let publish = Reply::Files(Ask::Publish);
+        // The path is ours, whatever the daemon calls it; nor need it live to tell.
+        for last in [vec![Reply::Done(done())], Vec::new()] {
+            let sayings = [vec![open("x"), publish.clone()], last].concat();
+            let (result, _) = served(folder.path(), sayings).await;
+            assert_eq!(result.unwrap().path, folder.path().join("x"));
+            fs::remove_file(folder.path().join("x")).unwrap();
+        }
+    }
+}

@@ -184,7 +184,9 @@ impl Files for Remote {
 }
 
 fn senseless() -> StoreError {
-    StoreError::Elsewhere("the answer about the file makes no sense; is it of another version?".into())
+    StoreError::NotTaken {
+        why: "the answer about them makes no sense; is it of another version?".into(),
+    }
 }
 
 /// A stranger's text without what could disturb a terminal or a log.

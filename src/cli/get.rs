@@ -144,7 +144,7 @@ fn destination(get: &Get) -> Result<Destination, Failed> {
     let absolute = |path: &Path| {
         std::path::absolute(path).map_err(|e: io::Error| Failed {
             code: USAGE,
-            message: e.to_string(),
+            message: format!("the current directory cannot be told: {e}; name a whole path"),
         })
     };
     Ok(match (&get.output, &get.directory) {
