@@ -19,7 +19,7 @@ pub const UNREACHABLE: u8 = 4;
 pub const CHECKSUM: u8 = 5;
 /// The file cannot be written.
 pub const FILE: u8 = 6;
-/// The daemon does not answer, or may not do it.
+/// The daemon does not answer, or does not do it: whoever asked may go on without it.
 pub const DAEMON: u8 = 7;
 /// The command line is wrong, as clap has it.
 pub const USAGE: u8 = 2;
@@ -126,6 +126,7 @@ const fn code(error: &DownloadError) -> u8 {
         | DownloadError::Changing { .. }
         | DownloadError::Broken { .. } => ORIGIN,
         DownloadError::Store(StoreError::Checksum { .. }) => CHECKSUM,
+        DownloadError::Store(StoreError::NotTaken { .. }) => DAEMON,
         DownloadError::Store(_) => FILE,
         DownloadError::Stopped { .. } => STOPPED,
         DownloadError::Tls(_) => UNEXPECTED,

@@ -3,9 +3,11 @@
 //! These shapes are stable: fields are only added. Rates are bits a second, sizes bytes, times seconds unless a name
 //! says otherwise; a field that is not known is `null`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::Ask;
 
 /// What a client asks of the daemon: one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,11 +15,12 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Who is there and what is running.
     Status,
-    /// Download something; lines of [`Reply`] follow until `done` or `failed`. Hanging up stops it, resumably.
+    /// Download something; lines of [`Reply`] follow until `done` or `failed`, among them questions about the file, which
+    /// the client answers by lines of [`Answer`](super::Answer). Hanging up stops it, resumably.
     Get(GetRequest),
 }
 
-/// A download to be done.
+/// A download to be done; where to, only the client knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
     /// From where.
@@ -26,20 +29,8 @@ pub struct GetRequest {
     pub headers: Vec<(String, String)>,
     /// The content's SHA-256 in hexadecimal, if it is known.
     pub sha256: Option<String>,
-    /// Where to, absolute.
-    pub to: To,
     /// Whether other peers' uplinks may be used.
     pub pool: bool,
-}
-
-/// Where a download goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum To {
-    /// This file.
-    File(PathBuf),
-    /// A file of the content's own name in this directory.
-    Directory(PathBuf),
 }
 
 /// What the daemon answers: lines of JSON. `get --json` prints the same.
@@ -54,6 +45,8 @@ pub enum Reply {
     Done(Done),
     /// To anything: it is not.
     Failed(Failed),
+    /// To `get`: a question about the file. Never printed.
+    Files(Ask),
 }
 
 /// A running download.
@@ -101,6 +94,7 @@ pub struct LaneProgress {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// The file.
+    #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
@@ -241,4 +235,9 @@ pub struct Lent {
     pub down: u64,
     /// Bytes from borrowers to origins.
     pub up: u64,
+}
+
+/// A path may hold any bytes, JSON text only: better a name that is not quite right than no line at all.
+fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }

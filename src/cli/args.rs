@@ -46,6 +46,9 @@ pub(super) struct Common {
     /// Where the device's identity is kept
     #[arg(long, global = true, value_name = "DIR", env = "TRIBUTARY_STATE_DIR")]
     pub(super) state_dir: Option<PathBuf>,
+    /// The daemon's control socket [default: control.sock in the state directory, then in /run/tributary]
+    #[arg(long, global = true, value_name = "PATH", env = "TRIBUTARY_SOCKET")]
+    pub(super) socket: Option<PathBuf>,
     /// Say more on standard error; twice for much more (RUST_LOG has the last word)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
@@ -96,6 +99,9 @@ pub(super) struct Get {
     /// Use this device's own uplinks only
     #[arg(long)]
     pub(super) no_pool: bool,
+    /// Download without the daemon, as a peer of its own
+    #[arg(long)]
+    pub(super) standalone: bool,
     /// One JSON object a line on standard output
     #[arg(long)]
     pub(super) json: bool,

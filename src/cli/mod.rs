@@ -12,6 +12,7 @@
 mod args;
 mod check_config;
 mod clock;
+mod daemon;
 mod demo;
 mod doctor;
 mod get;
@@ -43,8 +44,9 @@ const BAD_CONFIG: u8 = 64;
 const TERMINATED: i32 = 143;
 /// Connections, timers and crypto of one peer; more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
-/// Each holds a stack; writing files and resolving names is all they do.
-const BLOCKING_THREADS: usize = 16;
+/// Each holds a stack while it is needed; writing files and resolving names is all they do. One user's disk that hangs
+/// holds five for each of its eight downloads: the others' must go on.
+const BLOCKING_THREADS: usize = 64;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -117,11 +119,6 @@ fn on_signal(tasks: &Tasks) -> std::io::Result<CancellationToken> {
 
 /// Where the device's state is: as asked, as systemd says, else where the user's or the system's state goes.
 fn state_path(common: &Common) -> PathBuf {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
     if let Some(path) = common.state_dir.clone().or_else(|| set("STATE_DIRECTORY")) {
         return path;
     }
@@ -130,6 +127,12 @@ fn state_path(common: &Common) -> PathBuf {
     }
     let own = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     own.unwrap_or_else(std::env::temp_dir).join("tributary")
+}
+
+/// A path in the environment.
+fn set(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|v| !v.is_empty());
+    value.map(PathBuf::from)
 }
 
 /// A node's settings from the configuration.

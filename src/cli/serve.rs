@@ -12,13 +12,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::SOCKET;
 use crate::config::{Config, ConfigError};
 use crate::identity::StateDir;
 use crate::node::{Node, Phase, Summary};
 use crate::task::Tasks;
 
 use super::args::Common;
+use super::daemon::listens_at;
 use super::service::Service;
 use super::{fail, live, node_config, state_path};
 
@@ -43,7 +43,7 @@ pub(super) async fn run(common: &Common, config: Config, stop: CancellationToken
         );
         return ExitCode::FAILURE;
     }
-    let socket = path.join(SOCKET);
+    let socket = listens_at(common);
     let node = match Node::start(node_config(config.clone(), state)).await {
         Ok(node) => node,
         Err(error) => return fail(&error),

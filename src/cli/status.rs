@@ -3,7 +3,6 @@
 //! Watching redraws in place on a terminal and prints blocks elsewhere; a daemon that is restarted is waited for.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,11 +11,11 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::convert::DAEMON;
-use crate::api::{Client, ClientError, Reply, Request, SOCKET, Status};
+use crate::api::{ClientError, Reply, Request, Status};
 
 use super::args::{self, Common};
 use super::overview::{USUAL_WIDTH, text};
-use super::{clock, state_path};
+use super::{clock, daemon};
 
 /// Between two looks.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -28,20 +27,19 @@ const CLEAR_LINE: &str = "\x1b[K";
 const CLEAR_BELOW: &str = "\x1b[J";
 
 pub(super) async fn run(common: &Common, options: &args::Status, stop: CancellationToken) -> ExitCode {
-    let socket = state_path(common).join(SOCKET);
     if options.watch {
-        return match stop.run_until_cancelled(watch(&socket, options.json)).await {
+        return match stop.run_until_cancelled(watch(common, options.json)).await {
             // Whoever asked to watch has seen enough, or reads no more.
             None | Some(Ok(())) => ExitCode::SUCCESS,
-            Some(Err(error)) => refused(&error, &socket),
+            Some(Err(error)) => refused(&error, common),
         };
     }
-    match ask(&socket).await {
+    match ask(common).await {
         Ok(status) => match say(&shown(&status, options.json, None)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => super::fail(&error),
         },
-        Err(error) => refused(&error, &socket),
+        Err(error) => refused(&error, common),
     }
 }
 
@@ -56,9 +54,9 @@ enum AskError {
     Silent,
 }
 
-async fn ask(socket: &Path) -> Result<Status, AskError> {
+async fn ask(common: &Common) -> Result<Status, AskError> {
     let answer = async {
-        let mut client = Client::ask(socket, &Request::Status).await?;
+        let mut client = daemon::ask(common, &Request::Status).await?;
         match client.reply().await? {
             Some(Reply::Status(status)) => Ok(status),
             _ => Err(AskError::HungUp),
@@ -68,26 +66,25 @@ async fn ask(socket: &Path) -> Result<Status, AskError> {
     answered.unwrap_or(Err(AskError::Silent))
 }
 
-fn refused(error: &AskError, socket: &Path) -> ExitCode {
-    let directory = socket.parent().map(PathBuf::from).unwrap_or_default();
+fn refused(error: &AskError, common: &Common) -> ExitCode {
     eprintln!(
-        "tributary: {error} (state directory {}); start one with `tributary run`",
-        directory.display()
+        "tributary: {error} (looked at {}); start one with `tributary run`",
+        daemon::places(common)
     );
     ExitCode::from(DAEMON)
 }
 
 /// Shows the status until nobody reads it any more.
-async fn watch(socket: &Path, json: bool) -> Result<(), AskError> {
+async fn watch(common: &Common, json: bool) -> Result<(), AskError> {
     let mut every = tokio::time::interval(WATCH_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut shows = Shows::new(json);
     loop {
         every.tick().await;
-        let written = match ask(socket).await {
+        let written = match ask(common).await {
             Ok(status) => shows.status(&status),
             // Neither passes by waiting.
-            Err(error @ AskError::Client(ClientError::NotAllowed | ClientError::Malformed)) => {
+            Err(error @ AskError::Client(ClientError::NotAllowed { .. } | ClientError::Malformed)) => {
                 return Err(error);
             }
             Err(_) => shows.waiting(),

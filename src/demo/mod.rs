@@ -22,7 +22,8 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::api::{Failed, GetRequest, Handler, To, Transfer};
+use crate::api::{Failed, GetRequest, Handler, Transfer};
+use crate::download::{Destination, Local};
 use crate::identity::{StateDir, StateError};
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::relay::{self, Cidr};
@@ -140,13 +141,14 @@ impl Household {
     pub fn download(&self, pool: bool) -> Result<Transfer, Failed> {
         let name = if pool { "with-everybody.bin" } else { "alone.bin" };
         let port = self.origin.address().port();
-        self.nodes[0].get(GetRequest {
+        let request = GetRequest {
             url: format!("https://{HOST}:{port}/big.bin/{SIZE}"),
             headers: Vec::new(),
             sha256: Some(self.digest.clone()),
-            to: To::File(self.scratch.0.join(name)),
             pool,
-        })
+        };
+        let file = Destination::File(self.scratch.0.join(name));
+        self.nodes[0].get(request, Arc::new(Local::new(file, &self.tasks)))
     }
 
     /// Stops everything and removes what it wrote.

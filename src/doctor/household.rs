@@ -69,7 +69,7 @@ pub(super) async fn daemon(sockets: &[impl AsRef<Path>]) -> Answer {
                 };
             }
             Ok(Err(ClientError::NoDaemon)) => continue,
-            Ok(Err(ClientError::NotAllowed)) => Daemon::NotAllowed {
+            Ok(Err(ClientError::NotAllowed { .. })) => Daemon::NotAllowed {
                 socket: socket.into(),
                 group: system::group_of(socket),
             },

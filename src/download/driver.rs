@@ -11,6 +11,7 @@ mod relief;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::answer::Known;
 use super::check::Finding;
 use super::error::DownloadError;
+use super::files::finish;
 use super::flow::Sink;
 use super::lanes::{Choice, Member, unused};
 use super::route::{Route, Shared};
@@ -32,7 +34,7 @@ use super::worker::{Fetch, Lease, News, Ready, work};
 use super::{Phase, Progress};
 use crate::lane::LaneSet;
 use crate::store::Generation;
-use crate::store::PartFile;
+use crate::store::Part;
 use crate::store::StoreError;
 use crate::store::Synced;
 use crate::stripe::Action;
@@ -63,10 +65,10 @@ const MAX_FAULTS: u32 = 4;
 const TOO_MANY: &str = "enough lanes are at work: one origin gets 16 connections at most";
 
 /// How a striped run ended, if not by an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// All bytes are written, checked and under their final name.
-    Complete,
+    /// All bytes are written, checked and under their final name: this one.
+    Complete(PathBuf),
     /// The content changed: start again.
     Changed,
     /// The origin does not do ranges after all: one stream.
@@ -85,7 +87,7 @@ pub(super) struct Start {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) stop: CancellationToken,
     pub(super) known: Known,
-    pub(super) part: Arc<PartFile>,
+    pub(super) part: Arc<Part>,
     /// The lane of the first answer, and the origin's address it used.
     pub(super) home: Arc<Route>,
     pub(super) address: IpAddr,
@@ -119,7 +121,7 @@ pub(super) struct Driver {
     address: IpAddr,
     latency: Duration,
     first: Option<Ready>,
-    part: Arc<PartFile>,
+    part: Arc<Part>,
     fetch: Arc<Fetch>,
     news: mpsc::Receiver<News>,
     /// A version check, and the leases that wait for it with the bytes they reached.
@@ -219,12 +221,12 @@ impl Driver {
         if let Some(syncing) = self.syncing.take() {
             let _ = syncing.await;
         }
-        if !matches!(result, Ok(Ending::Complete)) {
+        let is_complete = matches!(result, Ok(Ending::Complete(_)));
+        if !is_complete {
             // Best effort: what does not get into the journal is fetched again.
             let part = self.part.clone();
             let _ = self.shared.tasks.blocking(move || part.sync().map(|_| ())).await;
         }
-        let is_complete = matches!(result, Ok(Ending::Complete));
         self.publish(if is_complete {
             Phase::Finishing
         } else {
@@ -444,10 +446,14 @@ impl Driver {
                 return Err(StoreError::Lost { ranges }.into());
             }
         }
-        let (part, sha256) = (self.part.clone(), self.shared.job.sha256);
-        let finished = self.shared.tasks.blocking(move || part.finish(sha256)).await;
-        finished.map_err(|_panicked| DownloadError::Stopped { resumable: true })??;
-        Ok(Ending::Complete)
+        let shared = &self.shared;
+        let finished = finish(
+            &*shared.files,
+            self.part.clone(),
+            shared.job.sha256,
+            &shared.tasks,
+        );
+        Ok(Ending::Complete(finished.await?))
     }
 
     fn give_up_if_hopeless(&self) -> Result<(), DownloadError> {

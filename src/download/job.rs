@@ -24,7 +24,7 @@ use super::lanes::choose_fresh;
 use super::probe::{First, first};
 use super::route::{Route, Shared};
 use super::worker::Ready;
-use super::{Context, Destination, Job, Outcome, Progress};
+use super::{Context, Files, Job, Outcome, Progress};
 use crate::lane::LaneInfo;
 use crate::store::Generation;
 use crate::task::Tasks;
@@ -58,7 +58,7 @@ const OWN_HEADERS: [HeaderName; 8] = [
     ACCEPT_ENCODING,
 ];
 
-/// Downloads `job` to its destination, over all lanes that serve.
+/// Downloads `job` into `files`, over all lanes that serve.
 ///
 /// Dropping the future ends everything at once; cancelling `stop` brings what is fetched to the disk first.
 ///
@@ -66,7 +66,7 @@ const OWN_HEADERS: [HeaderName; 8] = [
 /// See [`DownloadError`]; after most of them the same call continues where this one stopped.
 pub async fn run(
     job: Job,
-    to: Destination,
+    files: Arc<dyn Files>,
     context: Context,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
@@ -75,6 +75,7 @@ pub async fn run(
     let tasks = context.tasks.child();
     let shared = Arc::new(Shared {
         job,
+        files,
         tls: context.tls,
         tasks: tasks.clone(),
     });
@@ -83,7 +84,6 @@ pub async fn run(
     let stop = either(&stop, &tasks);
     let run = Run {
         shared,
-        to,
         lanes: context.lanes,
         progress,
         stop,
@@ -136,7 +136,6 @@ fn without_password(url: &Url) -> String {
 
 struct Run {
     shared: Arc<Shared>,
-    to: Destination,
     lanes: watch::Receiver<crate::lane::LaneSet>,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
@@ -262,10 +261,10 @@ impl Run {
         routes: &[Arc<Route>],
         resume: Option<Resume>,
     ) -> Result<Next, DownloadError> {
-        let (path, part, resumed) = match resume {
+        let (part, resumed) = match resume {
             Some(resume) => {
                 let bytes = resume.part.written().len();
-                (resume.path, resume.part, bytes)
+                (resume.part, bytes)
             }
             None => self.open(&got.answer, Some(generation.clone())).await?,
         };
@@ -304,7 +303,7 @@ impl Run {
             }
             Ending::NoRanges => Ok(Next::OneStream(NO_RANGES)),
             Ending::Unsteady => Ok(Next::OneStream(NO_VERSION)),
-            Ending::Complete => {
+            Ending::Complete(path) => {
                 let now = Instant::now();
                 let measured = driver.contributors().filter(|m| m.bytes >= MIN_MEASURED);
                 let best_single = measured.map(|m| m.mean_rate(now)).max();

@@ -17,7 +17,7 @@ use super::lanes::{choose_fresh, unused};
 use super::route::Route;
 use super::{LaneProgress, LaneState, Phase, Progress};
 use crate::lane::LaneSet;
-use crate::store::PartFile;
+use crate::store::Part;
 use crate::store::StoreError;
 use crate::types::Rate;
 
@@ -33,7 +33,7 @@ pub(super) struct Stream {
     pub(super) route: Arc<Route>,
     /// `None`: the origin does not say.
     pub(super) len: Option<u64>,
-    pub(super) part: Arc<PartFile>,
+    pub(super) part: Arc<Part>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) lanes: watch::Receiver<LaneSet>,
 }
@@ -93,7 +93,7 @@ struct Show<'a> {
     lanes: watch::Receiver<LaneSet>,
     progress: &'a watch::Sender<Progress>,
     total: Option<u64>,
-    part: &'a Arc<PartFile>,
+    part: &'a Arc<Part>,
 }
 
 impl Show<'_> {

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::convert::USAGE;
-use crate::api::{self, Done, Failed, GetRequest, Handler, Status, To, Transfer};
-use crate::download::{self, Context, Destination, Job, LaneState};
+use crate::api::{self, Done, Failed, GetRequest, Handler, Status, Transfer};
+use crate::download::{self, Context, Files, Job, LaneState};
 use crate::types::{LaneId, sha256_from_hex};
 
 use super::Node;
@@ -32,10 +32,10 @@ impl Handler for Node {
         status::of(self)
     }
 
-    fn get(&self, request: GetRequest) -> Result<Transfer, Failed> {
-        let (job, to) = job(request)?;
+    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed> {
+        let job = job(&request)?;
         let stop = self.transfer_tasks.token().child_token();
-        let (progress, outcome) = self.download(job, to, stop.clone())?;
+        let (progress, outcome) = self.download(job, files, stop.clone())?;
         let (told, receiver) = watch::channel(api::Progress::default());
         self.transfer_tasks.spawn("progress", follow(progress, told));
         let outcome = outcome
@@ -59,7 +59,7 @@ impl Node {
     pub fn download(
         &self,
         job: Job,
-        to: Destination,
+        files: Arc<dyn Files>,
         stop: CancellationToken,
     ) -> Result<(watch::Receiver<download::Progress>, Outcome), Failed> {
         let tls = self.origin_tls()?;
@@ -72,7 +72,7 @@ impl Node {
         let number = self.register(progress.clone());
         let transfers = Arc::clone(&self.transfers);
         let running = self.transfer_tasks.spawn_graceful("download", async move {
-            let outcome = download::run(job, to, context, sender, stop).await;
+            let outcome = download::run(job, files, context, sender, stop).await;
             unlocked(&transfers).running.remove(&number);
             outcome
         });
@@ -134,7 +134,7 @@ async fn follow(mut from: watch::Receiver<download::Progress>, to: watch::Sender
 ///
 /// # Errors
 /// Where the URL, a header, or the checksum is not one.
-pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
+fn job(request: &GetRequest) -> Result<Job, Failed> {
     let wrong = |message: String| Failed { code: USAGE, message };
     let url = Url::parse(&request.url).map_err(|e| {
         wrong(format!(
@@ -155,19 +155,12 @@ pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
         .as_deref()
         .map(|hex| sha256_from_hex(hex).ok_or_else(wrong_digest))
         .transpose()?;
-    let to = match request.to {
-        To::File(path) => Destination::File(path),
-        To::Directory(path) => Destination::Directory(path),
-    };
-    Ok((
-        Job {
-            url,
-            headers,
-            sha256,
-            pool: request.pool,
-        },
-        to,
-    ))
+    Ok(Job {
+        url,
+        headers,
+        sha256,
+        pool: request.pool,
+    })
 }
 
 /// Measures what each lane brings while a download runs: the hint for the next one, and what people are told to expect.

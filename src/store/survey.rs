@@ -50,6 +50,7 @@ pub enum FreshReason {
 pub(super) fn survey(
     data: &dyn Medium,
     journal: &dyn Medium,
+    journal_max: u64,
     claim: &Claim,
     boot: Boot,
     path: &Path,
@@ -57,7 +58,7 @@ pub(super) fn survey(
     let io = |e| StoreError::from_io("reading the journal", path, e);
     let len = data.len().map_err(io)?;
     let fresh = |reason| Ok((Contents::new(claim.clone(), boot), Resumed::Fresh(reason)));
-    let mut contents = match journal::load(journal).map_err(io)? {
+    let mut contents = match journal::load(journal, journal_max).map_err(io)? {
         Err(journal::Damage::Empty) => return fresh(FreshReason::New),
         Err(damage) => {
             tracing::warn!(%damage, "the journal of an earlier download is of no use: starting anew");

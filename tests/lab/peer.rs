@@ -112,7 +112,9 @@ impl Peer {
             .env("SSL_CERT_FILE", &self.roots)
             .env("CURL_CA_BUNDLE", &self.roots)
             .env("TRIBUTARY_CONFIG", self.directory.join("config.toml"))
-            .env("TRIBUTARY_STATE_DIR", self.directory.join("state"));
+            .env("TRIBUTARY_STATE_DIR", self.directory.join("state"))
+            .env_remove("TRIBUTARY_SOCKET")
+            .env_remove("RUNTIME_DIRECTORY");
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "warn,tributary=debug");
         }

@@ -208,7 +208,7 @@ impl Peer {
         let old = plug.near();
         let new = Near {
             name: name.to_owned(),
-            ..old.clone()
+            ..old
         };
         let families = plug.wire.versions();
         let change = || {
