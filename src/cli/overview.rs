@@ -334,6 +334,9 @@ mod tests {
 desk (abababab), tributary 0.2.0, UDP port 7436
 4 devices, 2 lines: expect up to 32 Mbit/s, 1.6x this device alone
 
+Warning: another device has this device's key: remove identity.key from one of
+         the two and start it again
+
 3 peers
   kitchen-pi     0.4 ms  lends eth0; 10.77.0.2:7436
   attic          0.4 ms  lends wlan0, wwan0; [fe80::1234:5678:9abc:def0%2]:7436

@@ -257,7 +257,15 @@ mod tests {
     async fn new_rules_are_applied_at_once_to_what_was_seen_last() {
         let (rules, receiver) = watch::channel(Rules::default());
         let (sender, network) = watch::channel(Arc::default());
-        let seen = build::build(&Gateways::behind(GATEWAY.into()), &[0; 16]);
+        let mut tables = Gateways::behind(GATEWAY.into());
+        tables.addresses.push(build::Address {
+            index: 2,
+            ip: [192, 168, 1, 7].into(),
+            prefix: 24,
+            usable: true,
+            secondary: false,
+        });
+        let seen = build::build(&tables, &[0; 16]);
         let mut watcher = Watcher {
             seed: [0; 16],
             rules: receiver,
