@@ -497,7 +497,7 @@ async fn stall(link: &Link, url: &str, roots: &Path, tunnels: usize) -> Vec<Stal
             continue;
         };
         let name = rustls::pki_types::ServerName::try_from("origin.lab").unwrap();
-        let mut stream = tokio_rustls::TlsConnector::from(Arc::clone(&tls))
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&tls))
             .connect(name, tunnel)
             .await
             .unwrap();

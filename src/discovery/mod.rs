@@ -8,8 +8,9 @@
 //! [`Network::lan_interfaces`]); a [`Candidate`] has 1 to 8 addresses, all of them on-link; the own instance is never
 //! reported; [`Event::Lost`] is a hint too and must not end a working connection.
 
-mod daemon;
+mod packet;
 mod run;
+mod session;
 mod table;
 
 use std::fmt;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, watch};
 
-use crate::discovery::daemon::Announcement;
+use crate::discovery::packet::Announcement;
 use crate::discovery::run::Run;
 use crate::task::Tasks;
 use crate::uplink::Network;
@@ -71,7 +72,7 @@ impl Discovery {
     /// Without a LAN interface this succeeds and waits for one. Trouble later on is logged and tried again.
     ///
     /// # Errors
-    /// When there is no randomness or the mDNS thread cannot be started.
+    /// When there is no randomness.
     pub fn start(
         config: DiscoveryConfig,
         network: watch::Receiver<Arc<Network>>,
@@ -86,7 +87,7 @@ impl Discovery {
             instance: announcement.instance.clone(),
         };
         let (events, receiver) = mpsc::channel(EVENTS);
-        let run = Run::start(announcement, config.interfaces, network, events)?;
+        let run = Run::start(announcement, config.interfaces, network, events, tasks);
         tasks.spawn_graceful("discovery", run.until(tasks.token().clone()));
         Ok((discovery, receiver))
     }
@@ -111,9 +112,6 @@ pub enum DiscoveryError {
     /// The system gives no randomness.
     #[error("the system gives no random numbers for a name to announce")]
     Random,
-    /// The mDNS library could not do what was asked of it.
-    #[error("mDNS: {0}")]
-    Mdns(#[from] mdns_sd::Error),
 }
 
 fn random_name() -> Result<String, DiscoveryError> {
