@@ -8,9 +8,8 @@
 //! [`Network::lan_interfaces`]); a [`Candidate`] has 1 to 8 addresses, all of them on-link; the own instance is never
 //! reported; [`Event::Lost`] is a hint too and must not end a working connection.
 
-mod packet;
+mod daemon;
 mod run;
-mod session;
 mod table;
 
 use std::fmt;
@@ -20,7 +19,7 @@ use std::sync::Arc;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, watch};
 
-use crate::discovery::packet::Announcement;
+use crate::discovery::daemon::Announcement;
 use crate::discovery::run::Run;
 use crate::task::Tasks;
 use crate::uplink::Network;
@@ -72,7 +71,7 @@ impl Discovery {
     /// Without a LAN interface this succeeds and waits for one. Trouble later on is logged and tried again.
     ///
     /// # Errors
-    /// When there is no randomness.
+    /// When there is no randomness or the mDNS thread cannot be started.
     pub fn start(
         config: DiscoveryConfig,
         network: watch::Receiver<Arc<Network>>,
@@ -87,7 +86,7 @@ impl Discovery {
             instance: announcement.instance.clone(),
         };
         let (events, receiver) = mpsc::channel(EVENTS);
-        let run = Run::start(announcement, config.interfaces, network, events, tasks);
+        let run = Run::start(announcement, config.interfaces, network, events)?;
         tasks.spawn_graceful("discovery", run.until(tasks.token().clone()));
         Ok((discovery, receiver))
     }
@@ -112,6 +111,9 @@ pub enum DiscoveryError {
     /// The system gives no randomness.
     #[error("the system gives no random numbers for a name to announce")]
     Random,
+    /// The mDNS library could not do what was asked of it.
+    #[error("mDNS: {0}")]
+    Mdns(#[from] mdns_sd::Error),
 }
 
 fn random_name() -> Result<String, DiscoveryError> {

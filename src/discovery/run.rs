@@ -3,44 +3,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mdns_sd::ServiceEvent;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::discovery::Event;
-use crate::discovery::packet::Announcement;
-use crate::discovery::session::{self, Face, Heard, Session};
+use crate::discovery::daemon::{self, Announcement, Face, Session};
 use crate::discovery::table::Table;
-use crate::task::Tasks;
+use crate::discovery::{DiscoveryError, Event};
 use crate::uplink::Network;
 
-/// Least time between two sets of sockets: an interface that flaps costs some packets each this long.
+/// How often the library's cache is measured: a flood was seen to grow it by 10 MB a second.
+const CHECK: Duration = Duration::from_secs(2);
+/// Least time between two lives of the library's thread: an interface that flaps costs two packets each this long.
 const RESTART_GAP: Duration = Duration::from_millis(500);
-/// When to try again what failed: no socket, no memory.
+/// When to try again to end a thread that a flood keeps busy.
+const CLOSE_AGAIN: Duration = Duration::from_secs(1);
+/// When to try again what failed: no thread, no memory.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long after a new beginning those who have not answered are taken as gone: all answer within two seconds.
 const SETTLED: Duration = Duration::from_secs(10);
-/// A household that answers has done so by then; see [`Run::say_if_alone`].
-const ALONE: Duration = Duration::from_secs(10);
 /// When to ask anew after dropping new names of a flood: one of them may have been a peer.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
-/// Questions after a new beginning: one may be lost, or come before a switch lets packets through. After that, those who
-/// come announce themselves, and those who are there do so again and again.
-const QUESTIONS: [Duration; 4] = [
-    Duration::ZERO,
-    Duration::from_secs(1),
-    Duration::from_secs(2),
-    Duration::from_secs(6),
-];
-/// The second announcement follows the first (RFC 6762, 8.3).
-const SECOND: Duration = Duration::from_secs(1);
-/// Then a peer announces itself so often, and as much longer as its name says: well within the life of what it says, so
-/// that nobody has to ask for it.
+
+/// How often a peer announces itself unasked, and as much longer as its name says. Addresses live for 120 s, and at 80 %
+/// of that all who know a peer would ask for it at the same instant: among thirty, 170 kB in a second.
 const ANNOUNCE: Duration = Duration::from_secs(60);
 /// Spread over so many seconds, so that a household that started at once does not speak at once.
 const ANNOUNCE_SPREAD: u8 = 30;
-/// How often those who were not heard of for long are looked for.
-const SWEEP: Duration = Duration::from_secs(30);
 
 /// Discovery's state.
 pub(super) struct Run {
@@ -48,7 +38,6 @@ pub(super) struct Run {
     only: Option<Vec<String>>,
     network: watch::Receiver<Arc<Network>>,
     events: mpsc::Sender<Event>,
-    tasks: Tasks,
     table: Table,
     faces: Vec<Face>,
     session: Option<Session>,
@@ -56,14 +45,9 @@ pub(super) struct Run {
     begun: Option<Instant>,
     restart_at: Option<Instant>,
     ask_at: Option<Instant>,
-    /// Questions asked since the session began.
-    asked: usize,
-    announce_at: Option<Instant>,
-    announced: u64,
+    announce_at: Instant,
     /// When to forget whom nobody has seen since that count of the table's.
     forget_at: Option<(Instant, u64)>,
-    sweep_at: Instant,
-    alone_at: Option<Instant>,
 }
 
 impl Run {
@@ -73,114 +57,98 @@ impl Run {
         only: Option<Vec<String>>,
         mut network: watch::Receiver<Arc<Network>>,
         events: mpsc::Sender<Event>,
-        tasks: &Tasks,
-    ) -> Self {
-        let faces = session::faces(&network.borrow_and_update(), only.as_deref());
+    ) -> Result<Self, DiscoveryError> {
+        let faces = daemon::faces(&network.borrow_and_update(), only.as_deref());
+        let session = open(&announcement, &faces)?;
         let now = Instant::now();
-        let mut run = Self {
+        let begun = session.is_some().then_some(now);
+        Ok(Self {
             announcement,
             only,
             network,
             events,
-            tasks: tasks.clone(),
             table: Table::new(now),
             faces,
-            session: None,
-            begun: None,
+            session,
+            begun,
             restart_at: None,
             ask_at: None,
-            asked: 0,
-            announce_at: None,
-            announced: 0,
+            announce_at: now + ANNOUNCE,
             forget_at: None,
-            sweep_at: now + SWEEP,
-            alone_at: None,
-        };
-        run.begin();
-        run
+        })
     }
 
     /// Runs until `end` or until nobody reads events any more; then says goodbye.
     pub(super) async fn until(mut self, end: CancellationToken) {
+        let mut check = tokio::time::interval_at(Instant::now() + CHECK, CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let events = self.events.clone();
         loop {
-            let answer_at = self.session.as_ref().and_then(Session::answer_at);
             tokio::select! {
                 () = end.cancelled() => break,
                 () = events.closed() => break,
                 // No more changes if the watcher is gone: what there is goes on.
                 Ok(()) = self.network.changed() => self.follow_network(),
-                heard = next_heard(self.session.as_mut()) => self.take(heard),
+                // A session about to be replaced may be dead, and say so again and again.
+                event = next_event(self.session.as_ref()), if self.restart_at.is_none() => self.take(event),
                 Ok(permit) = events.reserve(), if self.table.has_event() => {
                     if let Some(event) = self.table.next_event() {
                         permit.send(event);
                     }
                 }
-                () = at(answer_at) => self.answer(),
-                () = at(self.ask_at) => self.ask(),
-                () = at(self.announce_at) => self.announce(),
-                () = at(self.restart_at) => self.restart(),
+                () = at(self.restart_at) => self.restart().await,
+                () = at(self.ask_at) => self.ask_again(),
+                () = tokio::time::sleep_until(self.announce_at), if self.restart_at.is_none() => self.announce_again(),
                 () = at(self.forget_at.map(|(time, _)| time)) => self.forget_unseen(),
-                () = at(self.alone_at) => self.say_if_alone(),
-                () = tokio::time::sleep_until(self.sweep_at) => self.sweep(),
+                _ = check.tick(), if self.restart_at.is_none() => self.check().await,
             }
         }
-        if let Some(session) = self.session.take() {
-            session.close();
+        if let Some(session) = &self.session
+            && !session.close().await
+        {
+            tracing::warn!("the mDNS thread did not say goodbye in time");
         }
     }
 
     fn follow_network(&mut self) {
-        let faces = session::faces(&self.network.borrow_and_update(), self.only.as_deref());
+        let faces = daemon::faces(&self.network.borrow_and_update(), self.only.as_deref());
         if faces != self.faces {
             self.faces = faces;
-            let now = Instant::now();
-            self.restart_at = Some(self.begun.map_or(now, |begun| now.max(begun + RESTART_GAP)));
+            self.restart_soon();
         }
     }
 
-    fn take(&mut self, heard: Heard) {
-        let Some(session) = &mut self.session else { return };
+    fn restart_soon(&mut self) {
         let now = Instant::now();
-        for sighting in session.take(heard, &self.network.borrow(), self.only.as_deref()) {
-            match sighting {
-                Ok(found) => {
-                    self.alone_at = None;
-                    if !self.table.seen(found, now) {
-                        let again = now + ASK_AGAIN;
-                        self.ask_at = Some(self.ask_at.map_or(again, |at| at.min(again)));
+        self.restart_at = Some(self.begun.map_or(now, |begun| now.max(begun + RESTART_GAP)));
+    }
+
+    /// `None`: the library has closed the channel.
+    fn take(&mut self, event: Option<ServiceEvent>) {
+        match event {
+            Some(ServiceEvent::ServiceResolved(service)) => {
+                let found = daemon::candidate(&service, &self.network.borrow(), self.only.as_deref());
+                match found {
+                    Some(found) if found.instance == self.announcement.instance => {}
+                    Some(found) => {
+                        let now = Instant::now();
+                        if !self.table.seen(found, now) {
+                            self.ask_at.get_or_insert(now + ASK_AGAIN);
+                        }
                     }
+                    // It has no address on this link any more.
+                    None => self.forget(&service.fullname),
                 }
-                Err(instance) => self.table.lost(&instance),
             }
+            Some(ServiceEvent::ServiceRemoved(_, fullname)) => self.forget(&fullname),
+            Some(_) => {}
+            None => self.ask_again(),
         }
     }
 
-    fn answer(&mut self) {
-        if let Some(session) = &mut self.session {
-            session.answer(&self.network.borrow());
-        }
-    }
-
-    fn ask(&mut self) {
-        self.asked += 1;
-        let next = QUESTIONS.get(self.asked);
-        self.ask_at = next.map(|pause| Instant::now() + *pause);
-        if let Some(session) = &self.session {
-            session.ask();
-        }
-    }
-
-    fn announce(&mut self) {
-        self.announced += 1;
-        let spread = self.announcement.instance.bytes().fold(0_u8, u8::wrapping_add) % ANNOUNCE_SPREAD;
-        let pause = match self.announced {
-            1 => SECOND,
-            _ => ANNOUNCE + Duration::from_secs(spread.into()),
-        };
-        self.announce_at = Some(Instant::now() + pause);
-        if let Some(session) = &self.session {
-            session.announce(&self.network.borrow());
+    fn forget(&mut self, fullname: &str) {
+        if let Some(instance) = daemon::instance_of(fullname) {
+            self.table.lost(&instance);
         }
     }
 
@@ -191,46 +159,52 @@ impl Run {
         }
     }
 
-    fn sweep(&mut self) {
-        let now = Instant::now();
-        self.sweep_at = now + SWEEP;
-        self.table.forget_silent(now);
-    }
-
-    /// Once: a household of one device is as it should be, but where there are more, multicast does not get through.
-    fn say_if_alone(&mut self) {
-        self.alone_at = None;
-        tracing::info!(
-            "no other device answers mDNS here: this one is alone, or the network blocks multicast. It works alone; \
-             peers met before and those named in [lan] peers are dialled all the same"
-        );
-    }
-
-    fn restart(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.close();
-            self.forget_at = Some((Instant::now() + SETTLED, self.table.count()));
+    fn ask_again(&mut self) {
+        self.ask_at = None;
+        let Some(session) = &mut self.session else {
+            return;
+        };
+        if let Err(error) = session.browse_again() {
+            tracing::debug!(%error, "starting the mDNS thread anew");
+            self.restart_soon();
         }
-        self.begin();
     }
 
-    fn begin(&mut self) {
-        self.restart_at = None;
-        if self.faces.is_empty() {
-            tracing::info!("no LAN interface to look for peers on yet");
+    fn announce_again(&mut self) {
+        let spread = self.announcement.instance.bytes().fold(0_u8, u8::wrapping_add) % ANNOUNCE_SPREAD;
+        self.announce_at = Instant::now() + ANNOUNCE + Duration::from_secs(spread.into());
+        if let Some(session) = &self.session
+            && let Err(error) = session.announce_again(&self.announcement)
+        {
+            // Its queue is full, in a flood say: there will be a next time.
+            tracing::debug!(%error, "not announced again");
+        }
+    }
+
+    async fn check(&mut self) {
+        if let Some(session) = &self.session
+            && !session.is_sound().await
+        {
+            tracing::warn!("the mDNS cache grew beyond what peers explain, or hangs: starting anew");
+            self.restart_soon();
+        }
+    }
+
+    async fn restart(&mut self) {
+        if let Some(session) = &self.session
+            && !session.close().await
+        {
+            self.restart_at = Some(Instant::now() + CLOSE_AGAIN);
             return;
         }
+        self.session = None;
+        self.restart_at = None;
         let now = Instant::now();
-        match Session::open(&self.announcement, &self.faces, &self.tasks) {
+        self.forget_at = Some((now + SETTLED, self.table.count()));
+        match open(&self.announcement, &self.faces) {
             Ok(session) => {
-                if self.begun.is_none() {
-                    self.alone_at = Some(now + ALONE);
-                }
-                self.begun = Some(now);
-                self.session = Some(session);
-                (self.asked, self.announced) = (0, 0);
-                self.ask_at = Some(now);
-                self.announce_at = Some(now);
+                self.begun = session.is_some().then_some(now);
+                self.session = session;
             }
             Err(error) => {
                 tracing::warn!(%error, "no discovery for now: trying again in {RETRY:?}");
@@ -240,7 +214,15 @@ impl Run {
     }
 }
 
-async fn next_heard(session: Option<&mut Session>) -> Heard {
+fn open(announcement: &Announcement, faces: &[Face]) -> Result<Option<Session>, DiscoveryError> {
+    if faces.is_empty() {
+        tracing::info!("no LAN interface to look for peers on yet");
+        return Ok(None);
+    }
+    Session::open(announcement, faces).map(Some)
+}
+
+async fn next_event(session: Option<&Session>) -> Option<ServiceEvent> {
     match session {
         Some(session) => session.next().await,
         None => std::future::pending().await,

@@ -4,8 +4,7 @@
 //! loopback); new ones come in at most [`NEW_PER_SECOND`]; what is to be told is bounded by the same numbers.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::net::IpAddr;
 
 use tokio::time::Instant;
 
@@ -17,19 +16,12 @@ pub(super) const MAX_CANDIDATES: usize = 256;
 pub(super) const MAX_PER_ADDRESS: usize = 4;
 /// New names taken in a second, and at once.
 pub(super) const NEW_PER_SECOND: f64 = 50.0;
-/// A candidate announces itself every 90 s at the least; twice that without a word, and it is gone. Its addresses, too:
-/// one with two interfaces names those of each apart.
-const LIFE: Duration = Duration::from_secs(200);
-/// Addresses of one candidate: two interfaces' worth.
-const MAX_ADDRESSES: usize = 8;
 /// Names of lost candidates waiting to be told; more are dropped, as `Lost` is only a hint.
 const MAX_UNTOLD: usize = 2 * MAX_CANDIDATES;
 
 #[derive(Debug)]
 struct Entry {
     candidate: Candidate,
-    /// When it was last seen at each of its addresses.
-    heard: Vec<(SocketAddr, Instant)>,
     /// Counts up with each sighting: the smallest was not seen for longest.
     seen: u64,
     told: bool,
@@ -60,21 +52,11 @@ impl Table {
     pub(super) fn seen(&mut self, candidate: Candidate, now: Instant) -> bool {
         self.clock += 1;
         let seen = self.clock;
-        let mut candidate = candidate;
-        let mut heard: Vec<_> = candidate.addresses.iter().map(|a| (*a, now)).collect();
         if let Some(entry) = self.entries.get_mut(&candidate.instance) {
-            let fresh = |(address, at): &&(SocketAddr, Instant)| {
-                now.saturating_duration_since(*at) < LIFE && !candidate.addresses.contains(address)
-            };
-            heard.extend(entry.heard.iter().filter(fresh));
-            heard.truncate(MAX_ADDRESSES);
-            (entry.seen, entry.heard) = (seen, heard.clone());
-            // The order that the candidate's own interface gave stays, as long as nothing is new.
-            let known = &entry.candidate.addresses;
-            if heard.len() == known.len() && heard.iter().all(|(a, _)| known.contains(a)) {
+            entry.seen = seen;
+            if entry.candidate == candidate {
                 return true;
             }
-            candidate.addresses = heard.iter().map(|(address, _)| *address).collect();
         } else if !self.take_token(now) {
             return false;
         }
@@ -85,7 +67,6 @@ impl Table {
         self.untold.insert(name.clone());
         let entry = Entry {
             candidate,
-            heard,
             seen,
             told,
         };
@@ -112,19 +93,6 @@ impl Table {
         let unseen = self.entries.values().filter(|e| e.seen <= count);
         let unseen: Vec<String> = unseen.map(|e| e.candidate.instance.clone()).collect();
         for instance in unseen {
-            self.lost(&instance);
-        }
-    }
-
-    /// Forgets all that were not seen for long.
-    pub(super) fn forget_silent(&mut self, now: Instant) {
-        let silent = |entry: &&Entry| {
-            let last = entry.heard.iter().map(|(_, at)| *at).max();
-            last.is_none_or(|at| now.saturating_duration_since(at) >= LIFE)
-        };
-        let silent = self.entries.values().filter(silent);
-        let silent: Vec<String> = silent.map(|e| e.candidate.instance.clone()).collect();
-        for instance in silent {
             self.lost(&instance);
         }
     }
@@ -201,6 +169,9 @@ fn ip_of(ip: IpAddr) -> impl Fn(&Candidate) -> bool {
 mod tests {
     use super::*;
 
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
     fn candidate(instance: &str, addresses: &[&str]) -> Candidate {
         Candidate {
             instance: instance.into(),
@@ -235,11 +206,7 @@ mod tests {
         assert!(table.seen(first.clone(), now));
         assert_eq!(told(&mut table), [Event::Found(first.clone())]);
         assert!(table.seen(first, now) && !table.has_event());
-        // With another address it is told with both until the first one's time is over: it may have two interfaces.
-        assert!(table.seen(moved.clone(), now + Duration::from_secs(1)));
-        let both = candidate("a", &["10.0.0.2:7", "10.0.0.1:7"]);
-        assert_eq!(told(&mut table), [Event::Found(both)]);
-        assert!(table.seen(moved.clone(), now + LIFE));
+        assert!(table.seen(moved.clone(), now));
         assert_eq!(told(&mut table), [Event::Found(moved)]);
         table.lost("a");
         assert_eq!(told(&mut table), [lost("a")]);
@@ -262,22 +229,6 @@ mod tests {
         table.seen(here, now);
         table.forget_unseen_since(count);
         assert_eq!(told(&mut table), [lost("gone")]);
-    }
-
-    #[test]
-    fn who_announces_two_interfaces_in_turn_is_told_once_and_forgotten_when_silent() {
-        let start = Instant::now();
-        let mut table = Table::new(start);
-        for n in 0..20 {
-            let now = start + Duration::from_secs(45 * n);
-            let address = ["10.0.0.1:7", "10.9.0.1:7"][n as usize % 2];
-            assert!(table.seen(candidate("a", &[address]), now));
-            table.forget_silent(now);
-        }
-        let told_all = told(&mut table);
-        assert_eq!(told_all.len(), 1, "{told_all:?}");
-        table.forget_silent(start + Duration::from_secs(45 * 19) + LIFE);
-        assert_eq!(told(&mut table), [lost("a")]);
     }
 
     #[test]
