@@ -275,7 +275,7 @@ fn other_machine(lan: &str, wan: &str) -> OtherMachine {
             let candidate = found(&mut hears).await;
             eprintln!("other machine: found after {:?}: {candidate:?}", begun.elapsed());
             let _ = tell_seen.send(candidate.instance);
-            let _ = tell_seen.send(ask("wan0", "lan0").await);
+            let _ = tell_seen.send(ask("203.0.113.1:5353", "192.168.7.1:5353").await);
             // Until the test is over, so that it can be found.
             let _ = tokio::time::timeout(PATIENCE, tasks.token().cancelled()).await;
         });
@@ -287,32 +287,18 @@ fn other_machine(lan: &str, wan: &str) -> OtherMachine {
     OtherMachine { go, saw }
 }
 
-/// Asks for our service on both interfaces as a resolver that is no mDNS program would, on the first one first; says whose
-/// answers came. Asked again and again, the second one's answer comes after the first one has had its time.
+/// Asks both for our service as a resolver without multicast would, the first one first; says whose answers came. Asked
+/// again and again, the second one's answer comes after the first one has had its time.
 async fn ask(first: &str, second: &str) -> String {
+    let socket = tokio::net::UdpSocket::bind("0.0.0.0:0").await.unwrap();
     let question = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\x0a_tributary\x04_udp\x05local\0\0\x0c\0\x01";
     let mut answered = Vec::new();
-    let sockets = [first, second].map(|name| {
-        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket2::SockRef::from(&socket)
-            .bind_device(Some(name.as_bytes()))
-            .unwrap();
-        socket.set_nonblocking(true).unwrap();
-        tokio::net::UdpSocket::from_std(socket).unwrap()
-    });
     for _ in 0..4 {
-        for socket in &sockets {
-            socket.send_to(question, "224.0.0.251:5353").await.unwrap();
-        }
-        let (mut one, mut other) = ([0; 1500], [0; 1500]);
-        let came = tokio::time::timeout(PATIENCE, async {
-            tokio::select! {
-                biased;
-                came = sockets[0].recv_from(&mut one) => came,
-                came = sockets[1].recv_from(&mut other) => came,
-            }
-        });
-        answered.push(came.await.expect("an answer").unwrap().1.to_string());
+        socket.send_to(question, first).await.unwrap();
+        socket.send_to(question, second).await.unwrap();
+        let mut answer = [0; 1500];
+        let came = tokio::time::timeout(PATIENCE, socket.recv_from(&mut answer)).await;
+        answered.push(came.expect("an answer").unwrap().1.to_string());
     }
     answered.sort();
     answered.dedup();
