@@ -15,6 +15,7 @@ pub use state::{StateDir, StateError, write_atomic};
 pub use tls::{ALPN, peer_of_spki, tls_client, tls_server};
 
 use std::fmt;
+use std::io::ErrorKind;
 
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -46,7 +47,16 @@ impl DeviceKey {
     /// # Errors
     /// Where the file cannot be read or written. It is then left as it is: what cannot be read now may be a key.
     pub fn load_or_create(state: &StateDir) -> Result<Self, StateError> {
-        if let Some(bytes) = state.read(KEY_FILE)? {
+        let file = match state.read(KEY_FILE) {
+            // No key is so large, or a directory.
+            Err(StateError::Io { source, .. })
+                if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) =>
+            {
+                Some(Vec::new())
+            }
+            read => read?,
+        };
+        if let Some(bytes) = file {
             if let Some(key) = Self::from_pkcs8(bytes) {
                 return Ok(key);
             }
