@@ -22,8 +22,12 @@ const RATE: f64 = 40.0;
 const SHARE: f64 = 0.94;
 /// Of the bytes on the wires, those that are content.
 const CONTENT: f64 = 0.955;
-/// On a wire, so many bytes are content and no longer a handshake.
-const WORK: u64 = 50_000;
+/// So many bytes more on a wire are work: several times what was under way when something happened to it, and no handshake.
+const WORK: u64 = 800_000;
+/// MiB that a lent lane may have under way (the link's window for one peer): what is lost where a silence of the LAN ends
+/// so late that the lane's leases were given to others, after 2 s. QUIC asks again at ever longer intervals, so that may be
+/// a second after the cable is back.
+const UNDER_WAY: f64 = 4.0;
 /// A way out that is back is used again within this, and a peer that moved is met again.
 const BACK: Duration = Duration::from_secs(5);
 /// Everybody knows within this that a way out is gone.
@@ -64,13 +68,13 @@ fn flt_05_a_lender_whose_uplink_dies_stays_in_the_pool_and_is_used_again_when_it
 
 #[test]
 fn flt_06_an_uplink_that_flaps_is_held_back_and_costs_the_stable_ones_little() {
-    flap(5, "88MiB");
+    flap(5, "104MiB");
 }
 
 #[test]
 #[ignore = "two minutes: run by CI"]
 fn flt_06_an_uplink_that_flaps_thirty_times_costs_the_stable_ones_little() {
-    flap(30, "520MiB");
+    flap(30, "580MiB");
 }
 
 /// Two seconds without, two seconds with, so many times, while the two others could just do the file in that time.
@@ -198,7 +202,7 @@ fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
             waste * 100.0,
             house.said("borrower", "peer joined")
         ));
-        assert!(waste <= 0.01, "{waste}");
+        assert!(waste * 48.0 <= UNDER_WAY, "{waste}");
         for name in ["borrower", "lender"] {
             assert_eq!(house.said(name, "peer joined"), 1, "{name}: the same link");
             assert_eq!(house.said(name, "peer left"), 0, "{name}: the same link");
@@ -235,15 +239,9 @@ fn flt_16_where_one_version_of_ip_breaks_the_other_one_is_there_within_300_ms() 
             let number = 10 * broken as usize;
             losses.push(lab::middle((number..number + 5).map(&mut small).collect()) - sound);
         }
-        wire.set(wire.get().mute(None));
-        let mut get = house.download("borrower", &origin, "24MiB", 4_000_000);
-        wire.set(wire.get().mute(Some(Family::V6)));
-        let before = wire.carried().down;
-        let again = wait_for("the other version", SOON, || wire.carried().down > before + WORK);
-        house.ends_well(&mut get);
+        house.is_well();
         figure(format_args!(
-            "FLT-16: {}: first byte after {:.0} ms; {:+.0} ms without IPv6, {:+.0} ms without IPv4; broken in \
-             mid-download: at work again after {:.2} s",
+            "FLT-16: {}: first byte after {:.0} ms; {:+.0} ms without IPv6, {:+.0} ms without IPv4",
             if lent {
                 "a lender's uplink"
             } else {
@@ -251,11 +249,30 @@ fn flt_16_where_one_version_of_ip_breaks_the_other_one_is_there_within_300_ms() 
             },
             sound * 1e3,
             losses[0] * 1e3,
-            losses[1] * 1e3,
-            again.as_secs_f64()
+            losses[1] * 1e3
         ));
         assert!(losses.iter().all(|loss| *loss <= 0.3), "{losses:?}");
     }
+}
+
+#[test]
+fn flt_16_a_version_of_ip_that_breaks_in_mid_download_is_replaced_by_the_other_one() {
+    let Some(lab) = Lab::new() else { return };
+    let both = line().families(Families::Both);
+    let lab = lab.peer("borrower", both).peer("lender", both);
+    let origin = lab.origin_over("origin.lab", Options::default(), Families::Both);
+    let mut house = House::new(&lab, 2);
+    let mut get = house.download("borrower", &origin, "80MiB", 4_000_000);
+    let wire = lab.at("lender").wire(0);
+    wire.set(wire.get().mute(Some(Family::V6)));
+    let again = works_again(lab.at("lender"), 0);
+    assert!(get.running(), "the file was too small");
+    house.ends_well(&mut get);
+    figure(format_args!(
+        "FLT-16: a lender's IPv6 breaks in mid-download: at work again, by IPv4, after {:.2} s",
+        again.as_secs_f64()
+    ));
+    assert!(again <= BACK, "{again:?}");
 }
 
 #[test]

@@ -56,6 +56,8 @@ const TICK: Duration = Duration::from_millis(200);
 const MAX_NEWS: usize = 64;
 /// So long before the end what is written so far is brought to the disk: three ticks, so that one of them meets it.
 const LAST_SYNC: Duration = Duration::from_millis(600);
+/// A lease that is taken away after so long a silence has hung: what is idle beside it goes the same dead way.
+const HUNG: Duration = Duration::from_millis(1_500);
 /// Without a byte for so long the download gives up; a pause that the origin asked for does not count.
 const GIVE_UP: Duration = Duration::from_secs(120);
 /// A lane whose answers were the origin's fault so often in a row has nothing to hope for.
@@ -154,6 +156,8 @@ struct Doubt {
 #[derive(Debug)]
 struct Worker {
     lane: LaneId,
+    /// When it brought its last bytes, or began.
+    heard: Instant,
     end: Arc<AtomicU64>,
     task: AbortOnDropHandle<Option<()>>,
 }
@@ -325,7 +329,10 @@ impl Driver {
                         worker.end.fetch_min(end, Ordering::Relaxed);
                     }
                 }
-                Action::Cancel { lease } => self.forget(lease),
+                Action::Cancel { lease } => {
+                    self.close_idle_if_hung(lease);
+                    self.forget(lease);
+                }
                 Action::Done => self.complete = true,
             }
         }
@@ -361,7 +368,13 @@ impl Driver {
             self.fetch.clone(),
         );
         let task = AbortOnDropHandle::new(self.shared.tasks.spawn("lease", work));
-        self.workers.insert(lease, Worker { lane, end, task });
+        let worker = Worker {
+            lane,
+            heard: now,
+            end,
+            task,
+        };
+        self.workers.insert(lease, worker);
         self.open_ahead(lane, range);
     }
 
@@ -376,6 +389,15 @@ impl Driver {
             && !member.route.has_spare()
         {
             member.route.warm(1);
+        }
+    }
+
+    /// The next lease of a lane that fell silent shall dial: its uplink may have another address, or the origin another way
+    /// to be reached, while a connection in reserve would hang as this one does.
+    fn close_idle_if_hung(&self, lease: LeaseId) {
+        let hung = self.workers.get(&lease).filter(|w| w.heard.elapsed() >= HUNG);
+        if let Some(member) = hung.and_then(|w| self.members.get(&w.lane)) {
+            member.route.close_idle();
         }
     }
 

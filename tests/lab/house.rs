@@ -1,9 +1,11 @@
 //! A household whose daemons run and know each other, and what must be so after anything happened to it: the file is
 //! right, nobody panicked, and nothing that was taken for it is still held.
 
+use std::cell::Cell;
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Lab, Origin, Process, SOON, lanes, peers, wait_for};
@@ -20,6 +22,7 @@ const AT_REST: Duration = Duration::from_secs(30);
 pub struct House<'a> {
     lab: &'a Lab,
     daemons: Vec<Daemon>,
+    downloads: Cell<u32>,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,7 @@ impl<'a> House<'a> {
         Self {
             lab,
             daemons: daemons.into_iter().map(daemon).collect(),
+            downloads: Cell::new(0),
         }
     }
 
@@ -68,10 +72,12 @@ impl<'a> House<'a> {
     pub fn download(&self, peer: &str, origin: &Origin, size: &str, bytes: u64) -> Process {
         let before = self.lab.carried().down;
         let sha256 = origin.sha256(size);
+        self.downloads.set(self.downloads.get() + 1);
+        let file = format!("file{}", self.downloads.get());
         let get = self
             .lab
             .at(peer)
-            .spawn_get(&origin.url(size), &["-o", "file", "--sha256", &sha256]);
+            .spawn_get(&origin.url(size), &["-o", &file, "--sha256", &sha256]);
         wait_for("the first bytes", SOON, || {
             self.lab.carried().down - before >= bytes
         });
@@ -94,9 +100,21 @@ impl<'a> House<'a> {
             assert!(!process.stderr().contains("panicked"), "{}", process.stderr());
             let peak = process.memory().peak;
             assert!(peak <= MEMORY, "{peak} bytes resident");
-            wait_for("as few descriptors as before", AT_REST, || {
-                descriptors(process.pid()) <= *rest + SLACK
-            });
+            let mut now = 0;
+            let few = || {
+                now = descriptors(process.pid());
+                now <= *rest + SLACK
+            };
+            wait_for("as few descriptors as before", AT_REST, few);
+        }
+    }
+
+    /// Tells all daemons to end, as systemd does, and waits.
+    #[track_caller]
+    pub fn stop(self) {
+        for mut daemon in self.daemons {
+            daemon.process.signal(Signal::SIGTERM);
+            daemon.process.wait(Duration::from_secs(6)).ok();
         }
     }
 

@@ -155,7 +155,8 @@ pub fn add_route(name: &str, to: impl Into<IpAddr>, prefix: u8, metric: u32) -> 
             .priority(metric)
             .build(),
     };
-    netlink(async |handle| handle.route().add(route).execute().await)
+    // One that is there already stays as it is.
+    netlink(async |handle| handle.route().add(route).replace().execute().await)
 }
 
 const fn family(address: IpAddr) -> AddressFamily {

@@ -195,6 +195,8 @@ impl Peer {
             for (address, prefix) in new.addresses(families) {
                 net::add_address(&new.name, address, prefix)?;
             }
+            // They went with the last address. One that is down gets them when it comes up.
+            let _ = new.route(plug.place, families);
             Ok(())
         };
         self.namespace.run(here).unwrap();

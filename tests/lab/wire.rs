@@ -29,6 +29,9 @@ const BURST: usize = 256;
 /// The least a queue holds unless asked otherwise.
 const MIN_QUEUE: u64 = 64 * 1024;
 const SECOND: u64 = 1_000_000_000;
+/// The number of TCP, and its flag that breaks a connection off.
+const TCP: u8 = 6;
+const RST: u8 = 4;
 /// Different source addresses remembered of a line: a test that sends more has seen enough.
 const MAX_SOURCES: usize = 64;
 
@@ -249,16 +252,26 @@ struct Counters {
 }
 
 impl Counters {
+    /// Resets are left out: for a connection that is gone the kernel itself sends them, by whatever way its routes say.
     fn note_source(&self, packet: &[u8]) {
-        let source = match packet {
-            [first, ..] if first >> 4 == 4 => {
-                packet.get(12..16).map(|b| <[u8; 4]>::try_from(b).unwrap().into())
-            }
-            [first, ..] if first >> 4 == 6 => {
-                packet.get(8..24).map(|b| <[u8; 16]>::try_from(b).unwrap().into())
-            }
-            _ => None,
+        let version = packet.first().map_or(0, |byte| byte >> 4);
+        let at = |range: std::ops::Range<usize>| packet.get(range);
+        let (source, protocol, header) = match version {
+            4 => (
+                at(12..16).map(|b| <[u8; 4]>::try_from(b).unwrap().into()),
+                packet.get(9),
+                4 * usize::from(packet[0] & 0xf),
+            ),
+            6 => (
+                at(8..24).map(|b| <[u8; 16]>::try_from(b).unwrap().into()),
+                packet.get(6),
+                40,
+            ),
+            _ => return,
         };
+        let is_reset =
+            protocol == Some(&TCP) && packet.get(header + 13).is_some_and(|flags| flags & RST != 0);
+        let source: Option<IpAddr> = source.filter(|_| !is_reset);
         let mut sources = self.sources.lock().unwrap();
         if let Some(source) = source
             && sources.len() < MAX_SOURCES

@@ -30,7 +30,10 @@ impl Driver {
             News::Bytes(lease, n) => {
                 let new = self.scheduler.bytes(lease, n, now);
                 self.alive = self.alive.max(now);
-                let lane = self.workers.get(&lease).map(|w| w.lane);
+                let lane = self.workers.get_mut(&lease).map(|worker| {
+                    worker.heard = now;
+                    worker.lane
+                });
                 if let Some(member) = lane.and_then(|lane| self.members.get_mut(&lane)) {
                     member.bytes += new;
                     member.faults = 0;
