@@ -133,7 +133,20 @@ pub(super) async fn look(
         .collect();
     let linked = self::linked(status, guest.as_ref());
     asked.retain(|a| !linked.iter().any(|l| l.address == a.address));
-    let lonely = lonely(&heard, &linked, &asked, &neighbours, network);
+    let gateways: Vec<IpAddr> = network.uplinks.iter().filter_map(|u| u.gateway).collect();
+    let seen = Seen {
+        linked: &linked,
+        asked: &asked,
+        neighbours: &neighbours,
+        gateways: &gateways,
+    };
+    let faces = heard
+        .iter()
+        .filter_map(|(face, heard)| Some((*face, heard.as_ref().ok()?)));
+    let lonely = faces
+        .filter(|(face, sightings)| is_lonely(face, sightings, &seen, network))
+        .map(|(face, _)| face.name.clone())
+        .collect();
     let multicast = heard
         .into_iter()
         .map(|(face, heard)| multicast(face, heard, &linked, &asked, network))
@@ -351,34 +364,104 @@ fn multicast(
     }
 }
 
-/// Wi-Fi interfaces on which the router answers, and of all others that were met there nobody does.
-fn lonely(
-    heard: &[(&Interface, Result<Sightings, MulticastFailure>)],
-    linked: &[Linked],
-    asked: &[Asked],
-    neighbours: &[Neighbour],
-    network: &Network,
-) -> Vec<String> {
-    let alone = |face: &Interface, sightings: &Sightings| {
-        let gateway = |ip: IpAddr| network.uplinks.iter().any(|u| u.gateway == Some(ip));
-        let on_it = |ip: IpAddr| is_on(network, face, ip);
-        let met: Vec<&Asked> = asked
-            .iter()
-            .filter(|a| a.source != Source::Neighbour && on_it(ip_of(a.address)))
-            .collect();
-        face.kind == UplinkKind::Wireless
-            && neighbours.iter().any(|n| n.there && on_it(n.ip) && gateway(n.ip))
-            && !neighbours
-                .iter()
-                .any(|n| n.there && on_it(n.ip) && !gateway(n.ip))
-            && sightings.hosts.iter().all(|ip| gateway(*ip))
-            && !linked.iter().any(|l| on_it(ip_of(l.address)))
-            && !met.is_empty()
-            && met.iter().all(|a| a.there != Some(true))
+/// Who was seen, by whatever way.
+struct Seen<'a> {
+    linked: &'a [Linked],
+    asked: &'a [Asked],
+    neighbours: &'a [Neighbour],
+    gateways: &'a [IpAddr],
+}
+
+/// Whether, on this Wi-Fi interface, the router answers and of all others that were met there nobody does.
+fn is_lonely(face: &Interface, sightings: &Sightings, seen: &Seen<'_>, network: &Network) -> bool {
+    let on_it = |ip: IpAddr| is_on(network, face, ip);
+    let is_router = |ip: IpAddr| seen.gateways.contains(&ip);
+    let there = || seen.neighbours.iter().filter(|n| n.there && on_it(n.ip));
+    let met = || {
+        let met = seen.asked.iter().filter(|a| a.source != Source::Neighbour);
+        met.filter(|a| on_it(ip_of(a.address)))
     };
-    let lonely = heard.iter().filter_map(|(face, heard)| {
-        let sightings = heard.as_ref().ok()?;
-        alone(face, sightings).then(|| face.name.clone())
-    });
-    lonely.collect()
+    face.kind == UplinkKind::Wireless
+        && there().any(|n| is_router(n.ip))
+        && there().all(|n| is_router(n.ip))
+        && sightings.hosts.iter().all(|ip| is_router(*ip))
+        && !seen.linked.iter().any(|l| on_it(ip_of(l.address)))
+        && met().next().is_some()
+        && met().all(|a| a.there != Some(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 1));
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 2));
+
+    fn wlan(kind: UplinkKind) -> Network {
+        Network {
+            interfaces: vec![Interface {
+                index: 2,
+                name: "wlan0".into(),
+                kind,
+                up: true,
+                loopback: false,
+                point_to_point: false,
+                multicast: true,
+                addresses: vec![([192, 168, 1, 7].into(), 24)],
+                default_route: true,
+            }],
+            uplinks: vec![],
+        }
+    }
+
+    fn neighbour(ip: IpAddr, there: bool) -> Neighbour {
+        Neighbour {
+            ip,
+            interface: "wlan0".into(),
+            there,
+        }
+    }
+
+    fn lonely(kind: UplinkKind, hosts: &[IpAddr], neighbours: &[Neighbour], met: &[IpAddr]) -> bool {
+        let network = wlan(kind);
+        let sightings = Sightings {
+            hosts: hosts.iter().copied().collect(),
+            ..Sightings::default()
+        };
+        let asked: Vec<Asked> = met
+            .iter()
+            .map(|ip| {
+                let address = SocketAddr::new(*ip, DEFAULT_PORT);
+                describe(address, Source::Met, Reach::Silent, neighbours, &network, None)
+            })
+            .collect();
+        let seen = Seen {
+            linked: &[],
+            asked: &asked,
+            neighbours,
+            gateways: &[ROUTER],
+        };
+        is_lonely(&network.interfaces[0], &sightings, &seen, &network)
+    }
+
+    #[test]
+    fn only_a_wireless_interface_with_its_router_and_none_of_those_that_were_met_is_lonely() {
+        use UplinkKind::{Wired, Wireless};
+        let router = neighbour(ROUTER, true);
+        let alone = [router.clone(), neighbour(PEER, false)];
+        assert!(lonely(Wireless, &[], &alone, &[PEER]));
+        assert!(lonely(Wireless, &[ROUTER], &alone, &[PEER]));
+        assert!(!lonely(Wired, &[], &alone, &[PEER]), "a cable isolates nobody");
+        assert!(!lonely(Wireless, &[PEER], &alone, &[PEER]), "it was heard");
+        let both = [router, neighbour(PEER, true)];
+        assert!(
+            !lonely(Wireless, &[], &both, &[PEER]),
+            "it answers for its address"
+        );
+        assert!(!lonely(Wireless, &[], &alone, &[]), "nobody was ever met here");
+        assert!(
+            !lonely(Wireless, &[], &[neighbour(PEER, false)], &[PEER]),
+            "no router either"
+        );
+    }
 }
