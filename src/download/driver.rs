@@ -381,7 +381,9 @@ impl Driver {
     /// Opens one connection more once all of a lane's are at work on something long: the scheduler asks for a lease's
     /// successor before it ends, where all lanes may have so many.
     fn open_ahead(&self, lane: LaneId, range: ByteRange) {
-        let may_overlap = self.members.len() * (SLOTS + 1) <= MAX_CONNECTIONS;
+        // Those that are chosen and only about to come count as well.
+        let lanes = self.members.len().max(self.choice.used.len());
+        let may_overlap = lanes * (SLOTS + 1) <= MAX_CONNECTIONS;
         let busy = self.members.get(&lane).filter(|m| m.working.len() == SLOTS);
         if let Some(member) = busy
             && may_overlap

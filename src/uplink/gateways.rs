@@ -28,6 +28,9 @@ const PAUSES: [Duration; 3] = [
 /// UDP's discard service (RFC 863): whoever listens there throws away what comes.
 const DISCARD: u16 = 9;
 
+/// Other addresses of gateways that are remembered: a host that answers for a whole network has no end of them.
+const MAX_ALIASES: usize = 64;
+
 /// One gateway on one interface.
 type Place = (u32, IpAddr);
 
@@ -35,6 +38,8 @@ type Place = (u32, IpAddr);
 #[derive(Debug, Default)]
 pub(super) struct Gateways {
     known: BTreeMap<Place, Vec<u8>>,
+    /// Their other addresses, as last seen: word of those is no news.
+    aliases: BTreeSet<Place>,
     asked: BTreeMap<Place, Asked>,
 }
 
@@ -76,6 +81,16 @@ impl Gateways {
                 },
             }
         }
+        let macs: BTreeSet<(u32, &[u8])> = self
+            .known
+            .iter()
+            .map(|((i, _), mac)| (*i, mac.as_slice()))
+            .collect();
+        let of_gateways = tables
+            .neighbours
+            .iter()
+            .filter(|n| macs.contains(&(n.index, n.mac.as_slice())));
+        self.aliases = of_gateways.map(|n| (n.index, n.ip)).take(MAX_ALIASES).collect();
     }
 
     /// The gateways to be asked now.
@@ -110,7 +125,8 @@ impl Gateways {
             Some(mac) => *mac != neighbour.mac,
             None => {
                 let same = |(at, mac): (&Place, &Vec<u8>)| at.0 == place.0 && *mac == neighbour.mac;
-                self.asked.contains_key(&place) || self.known.iter().any(same)
+                self.asked.contains_key(&place)
+                    || self.known.iter().any(same) != self.aliases.contains(&place)
             }
         }
     }
@@ -295,7 +311,16 @@ mod tests {
         assert!(gateways.is_news(&neighbour("192.168.1.1", &MAC)));
         gateways.recall(&mut tables(true), now);
         assert!(!gateways.is_news(&neighbour("192.168.1.1", &MAC)));
-        assert!(gateways.is_news(&neighbour("fe80::1", &MAC)));
+        let alias = neighbour("fe80::1", &MAC);
+        assert!(gateways.is_news(&alias));
+        let mut both = tables(true);
+        both.neighbours.push(alias.clone());
+        gateways.recall(&mut both, now);
+        assert!(!gateways.is_news(&alias), "it was seen");
+        assert!(
+            gateways.is_news(&neighbour("fe80::1", &[9; 6])),
+            "somebody else's now"
+        );
         assert!(!gateways.is_news(&neighbour("192.168.1.9", &[9; 6])));
     }
 }
