@@ -101,7 +101,7 @@ fn what_the_owner_says_later_is_felt_by_downloads_that_run() {
         "limits: by reload, in mid-download: {free:.1}, then {limited:.2}, then {again:.1} Mbit/s"
     ));
     assert!(free > 15.0, "{free}");
-    assert!(limited <= PROMISED && limited >= 4.0, "{limited}");
+    assert!((4.0..=PROMISED).contains(&limited), "{limited}");
     assert!(again > 10.0, "{again}");
     // An uplink that is taken back is no lane any more, for a download that runs neither.
     lender.configure(&format!(
