@@ -123,7 +123,7 @@ fn the_openwrt_script_is_one_and_names_what_exists() {
         ),
         "user tributary".into(),
         "no_new_privs 1".into(),
-        "reload_signal HUP".into(),
+        "term_timeout 10".into(),
     ] {
         assert!(
             shown.lines().any(|line| line == expected),

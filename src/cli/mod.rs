@@ -1,7 +1,7 @@
 //! The command line: arguments in, output and an exit code out.
 //!
-//! Invariants: results go to standard output, news and errors to standard error; a wrong configuration ends the program
-//! before a socket is opened; the first Ctrl-C stops in order, a second one at once.
+//! Invariants: results go to standard output, news and errors to standard error; a wrong configuration ends what needs
+//! one before a socket is opened; the first Ctrl-C stops in order, a second one at once.
 
 #![expect(
     clippy::print_stdout,
@@ -52,10 +52,12 @@ const BLOCKING_THREADS: usize = 64;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log::to_stderr(&cli);
-    if let Command::CheckConfig(options) = &cli.command {
-        return check_config::run(&cli.common, options);
-    }
-    let config = match Config::load(cli.common.config.as_deref()) {
+    // The others must work beside a file that is wrong: to see how the daemon is that goes on with the old one.
+    let config = match &cli.command {
+        Command::Get(_) | Command::Run => Config::load(cli.common.config.as_deref()),
+        _ => Ok(Default::default()),
+    };
+    let config = match config {
         Ok((config, _)) => config,
         Err(error) => return check_config::refuse(&error),
     };
