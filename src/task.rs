@@ -1,6 +1,10 @@
-//! The only place that spawns. Each task has a name (its tracing span), is counted, and hears one token that ends it.
+//! The only place that spawns, and what keeps tasks from flooding the log. Each task has a name (its tracing span), is counted, and hears one token that ends it.
 //!
 //! Invariant: when [`Tasks::stop`] returns, every task of this scope has ended or was told to and the grace is over.
+
+mod seldom;
+
+pub use seldom::Seldom;
 
 use std::future::Future;
 use std::time::Duration;

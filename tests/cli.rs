@@ -19,10 +19,7 @@ fn a_wrong_configuration_is_named_before_anything_is_opened() {
     let output = tributary(home.path(), &["run", "--config", config.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(64));
     let message = text(&output.stderr);
-    assert!(
-        message.contains("tributary.toml") && message.contains("line 2"),
-        "{message}"
-    );
+    assert!(message.contains("tributary.toml:2: lan.pears"), "{message}");
     assert!(message.contains("`peers`"), "what is allowed: {message}");
     assert!(!home.path().join("state").exists(), "nothing was begun");
 }

@@ -142,7 +142,7 @@ fn the_watch_sees_an_uplink_come_move_and_go() {
             cable(name);
         }
         let tasks = Tasks::new();
-        let mut network = uplink::watch(SEED, &tasks).await;
+        let mut network = uplink::watch(SEED, no_rules(), &tasks).await;
         assert!(network.borrow().uplinks.is_empty());
         ip("addr add 203.0.113.1/24 dev wan0");
         ip("link set wan0 up");
@@ -192,7 +192,7 @@ fn a_tunnel_without_a_gateway_is_an_uplink_of_a_line_of_its_own() {
 }
 
 async fn start(tasks: &Tasks, port: u16, only: Option<&str>) -> (Discovery, Events) {
-    let network = uplink::watch(SEED, tasks).await;
+    let network = uplink::watch(SEED, no_rules(), tasks).await;
     let config = DiscoveryConfig {
         port,
         interfaces: only.map(|name| vec![name.to_owned()]),
@@ -306,6 +306,10 @@ async fn ask(first: &str, second: &str) -> String {
 }
 
 /// An interface with a carrier, whose other end nobody uses.
+fn no_rules() -> watch::Receiver<uplink::Rules> {
+    watch::channel(uplink::Rules::default()).1
+}
+
 fn cable(name: &str) {
     ip(&format!("link add {name} type veth peer name {name}-end"));
     ip(&format!("link set {name}-end up"));

@@ -462,7 +462,12 @@ fn announce(peer: &Peer, port: u16) -> Announced {
             .enable_all()
             .build()?;
         runtime.block_on(async {
-            let network = ways::watch([0; 16], &own).await;
+            let network = ways::watch(
+                [0; 16],
+                tokio::sync::watch::channel(ways::Rules::default()).1,
+                &own,
+            )
+            .await;
             let interfaces = None;
             let _announced = Discovery::start(DiscoveryConfig { port, interfaces }, network, &own).unwrap();
             own.token().cancelled().await;

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest layer first: a file may name modules only of layers before its own. DESIGN's table, with its reasons.
 const LAYERS: &[&[&str]] = &[
-    &["types", "task"],
+    &["types", "task", "clock"],
     &["stripe", "identity", "uplink", "store"],
     &["discovery", "link"],
     &["lane", "relay"],

@@ -189,6 +189,7 @@ fn start(name: &str, gate: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> P
         port: 0,
         name: name.into(),
         offers: receiver,
+        home: watch::channel(tributary::link::Home::default()).1,
         gate: Arc::new(gate),
     };
     let (links, events, tunnels) = Links::start(config, &key, &tasks).unwrap();

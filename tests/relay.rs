@@ -218,10 +218,13 @@ fn relay(port: u16, tasks: &Tasks) -> Relay {
         name: "wan0".into(),
         kind: UplinkKind::Wired,
         metered: false,
+        lend: true,
         line: LineId([0; 8]),
+        line_named: false,
         v4: Some([127, 0, 0, 9].into()),
         v6: None,
         gateway: None,
+        gateway_addresses: Vec::new(),
         metric: 0,
         bind: false,
     };
@@ -251,6 +254,7 @@ fn peer(tasks: &Tasks) -> (PeerId, LinksAndNews, SocketAddr, mpsc::Receiver<Inco
         port: 0,
         name: "peer".into(),
         offers: watch::channel(Vec::new()).1,
+        home: watch::channel(tributary::link::Home::default()).1,
         gate: Arc::new(|ip: IpAddr| ip.is_loopback()),
     };
     let (links, events, requests) = Links::start(config, &key, tasks).unwrap();

@@ -1,27 +1,52 @@
 //! The client's side of the control API.
+//!
+//! A download's file stays in the client's hands: it answers the daemon's questions by opening, renaming and removing
+//! what its own user named, and nothing else.
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use futures_util::future::OptionFuture;
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
-use super::{MAX_LINE, Reply, Request};
+use crate::download::{Files, Local};
+use crate::store::{OpenedFiles, StoreError};
+use crate::task::Tasks;
+
+use super::convert::{DAEMON, STOPPED};
+use super::wire::Wire;
+use super::{Answer, Ask, Done, Failed, Progress, Reply, Request};
 
 /// The daemon is on this device and has nothing to wait for before it takes a request.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// The daemon says how a download goes five times a second: silent for so long, it hangs.
+const SILENT: Duration = Duration::from_secs(30);
+/// What a stopped download may take to bring its bytes to the disk; a daemon goes on with that alone.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// A download asks for a few files at most, each time the content changed on the origin; who asks more often only means
+/// to fill the directory.
+const MAX_ASKS: u32 = 64;
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// There is none on this state directory.
+    /// There is none on this socket.
     #[error("no daemon is running here")]
     NoDaemon,
-    /// There is one, and it is somebody else's.
-    #[error("the daemon's socket may not be opened by this user")]
-    NotAllowed,
+    /// There is one, and this user may not speak with it.
+    #[error("the daemon's socket {} may not be opened by this user{}", socket.display(), needs(.group.as_deref()))]
+    NotAllowed {
+        /// Where it is.
+        socket: PathBuf,
+        /// Whose members may open it; `None`: that cannot be seen.
+        group: Option<String>,
+    },
     /// The connection broke.
     #[error("the connection to the daemon broke: {0}")]
     Io(#[from] io::Error),
@@ -33,9 +58,7 @@ pub enum ClientError {
 /// A connection with one request under way.
 #[derive(Debug)]
 pub struct Client {
-    lines: BufReader<OwnedReadHalf>,
-    /// Held, because closing it tells the daemon to stop.
-    _writer: OwnedWriteHalf,
+    wire: Wire,
 }
 
 impl Client {
@@ -49,17 +72,18 @@ impl Client {
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|e| match e.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
-                io::ErrorKind::PermissionDenied => ClientError::NotAllowed,
+                io::ErrorKind::PermissionDenied => ClientError::NotAllowed {
+                    socket: socket.to_owned(),
+                    group: group(socket),
+                },
                 _ => ClientError::Io(e),
             })?;
-        let (reader, mut writer) = stream.into_split();
-        let mut line = serde_json::to_vec(request).map_err(|_| ClientError::Malformed)?;
-        line.push(b'\n');
-        writer.write_all(&line).await?;
-        Ok(Self {
-            lines: BufReader::new(reader),
-            _writer: writer,
-        })
+        let wire = Wire::new(stream);
+        match wire.say(request).await {
+            // It was turned away before: the reply says why.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
+            _ => Ok(Self { wire }),
+        }
     }
 
     /// The next reply; `None` when the daemon has hung up.
@@ -67,16 +91,316 @@ impl Client {
     /// # Errors
     /// Where the connection breaks or what comes is no reply.
     pub async fn reply(&mut self) -> Result<Option<Reply>, ClientError> {
-        let mut line = Vec::new();
-        (&mut self.lines)
-            .take(MAX_LINE)
-            .read_until(b'\n', &mut line)
-            .await?;
-        if line.is_empty() {
-            return Ok(None);
+        match self.wire.line().await? {
+            Some(line) => line.parse().map(Some).map_err(|_| ClientError::Malformed),
+            None => Ok(None),
         }
-        serde_json::from_slice(&line)
-            .map(Some)
-            .map_err(|_| ClientError::Malformed)
+    }
+
+    /// Follows a download to its end: opens its files where `files` has them, and lets `show` see how far it is. When
+    /// `stop` is cancelled the daemon stops it, resumably.
+    ///
+    /// # Errors
+    /// What the download ended with; with [`DAEMON`] it is the daemon that failed, and the same can be done without it.
+    pub async fn download(
+        mut self,
+        files: Local,
+        tasks: &Tasks,
+        stop: &CancellationToken,
+        mut show: impl FnMut(&Progress),
+    ) -> Result<Done, Failed> {
+        let giver = Giver::new(files, tasks);
+        let mut answering = OptionFuture::default();
+        let mut last = Progress::default();
+        let (began, mut deadline, mut stopping) = (Instant::now(), Instant::now() + SILENT, false);
+        let broken = loop {
+            tokio::select! {
+                reply = self.reply() => {
+                    if !stopping {
+                        deadline = Instant::now() + SILENT;
+                    }
+                    match reply {
+                        Ok(Some(Reply::Progress(progress))) => {
+                            show(&progress);
+                            last = progress;
+                        }
+                        Ok(Some(Reply::Files(ask))) => answering = Some(Box::pin(giver.answer(ask))).into(),
+                        Ok(Some(Reply::Done(done))) => return giver.done(done),
+                        Ok(Some(Reply::Failed(failed))) if failed.code == DAEMON => break failed.message,
+                        Ok(Some(Reply::Failed(failed))) => return Err(failed),
+                        Ok(Some(Reply::Status(_))) => break ClientError::Malformed.to_string(),
+                        Ok(None) => break "the daemon hung up".to_owned(),
+                        Err(error) => break error.to_string(),
+                    }
+                }
+                Some(given) = &mut answering => {
+                    answering = OptionFuture::default();
+                    if let Err(error) = self.give(given).await {
+                        break error.to_string();
+                    }
+                }
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    deadline = Instant::now() + STOP_WITHIN;
+                    if self.wire.say(&Answer::Stop).await.is_err() {
+                        return Err(stopped());
+                    }
+                }
+                () = sleep_until(deadline) => break format!("the daemon was silent for {} s", SILENT.as_secs()),
+            }
+        };
+        // A rename that is under way decides what there is to be done yet.
+        answering.await;
+        match giver.published() {
+            // All that was missing is the daemon's word.
+            Some(path) => Ok(done_without(path, last, began.elapsed())),
+            None if stopping => Err(stopped()),
+            None => Err(Failed {
+                code: DAEMON,
+                message: broken,
+            }),
+        }
+    }
+
+    async fn give(&self, (answer, files): Given) -> io::Result<()> {
+        match files {
+            None => self.wire.say(&answer).await,
+            Some(files) => {
+                let descriptors = [&files.data, &files.journal, &files.lock].map(AsFd::as_fd);
+                self.wire.pass(&answer, &descriptors).await
+            }
+        }
+    }
+}
+
+/// An answer, and the files whose descriptors go with it.
+type Given = (Answer, Option<OpenedFiles>);
+
+/// Does what the daemon asks about the file.
+#[derive(Debug)]
+struct Giver {
+    files: Local,
+    tasks: Tasks,
+    state: Mutex<GiverState>,
+}
+
+#[derive(Debug, Default)]
+struct GiverState {
+    asks: u32,
+    published: Option<PathBuf>,
+}
+
+impl Giver {
+    fn new(files: Local, tasks: &Tasks) -> Self {
+        Self {
+            files,
+            tasks: tasks.clone(),
+            state: Mutex::default(),
+        }
+    }
+
+    async fn answer(&self, ask: Ask) -> Given {
+        let answer = if self.is_too_often() {
+            Err(StoreError::Elsewhere("the daemon asks for too many files".into()))
+        } else {
+            self.do_as(ask).await
+        };
+        answer.unwrap_or_else(|error| (Answer::Failed(error.to_string()), None))
+    }
+
+    async fn do_as(&self, ask: Ask) -> Result<Given, StoreError> {
+        Ok(match ask {
+            Ask::Peek { name } => (Answer::Peeked(self.files.peek(name).await?), None),
+            Ask::Open { name, claim } => {
+                let opened = self.files.open(name, claim).await?;
+                let mut files = opened.files;
+                if let Some(directory) = files.directory.take() {
+                    self.sync(directory);
+                }
+                let answer = Answer::Opened {
+                    name: opened.name,
+                    path: files.path.to_string_lossy().into_owned(),
+                    created: files.created,
+                };
+                (answer, Some(files))
+            }
+            Ask::Publish => {
+                let path = self.files.publish().await?;
+                let answer = Answer::Published {
+                    path: path.to_string_lossy().into_owned(),
+                };
+                self.state().published = Some(path);
+                (answer, None)
+            }
+            Ask::Discard => {
+                self.files.discard().await;
+                (Answer::Discarded, None)
+            }
+        })
+    }
+
+    /// The directory is not passed on: with it the daemon could list it, and walk from it where it may not. It is synced
+    /// meanwhile: the daemon's first record comes seconds later or with the file's end, when it is synced again.
+    fn sync(&self, directory: File) {
+        let sync = self.tasks.blocking(move || {
+            if let Err(error) = directory.sync_all() {
+                tracing::debug!(%error, "the folder could not be synced");
+            }
+        });
+        drop(sync);
+    }
+
+    /// The daemon knows a path only by hearsay.
+    fn done(&self, done: Done) -> Result<Done, Failed> {
+        match self.published() {
+            Some(path) => Ok(Done { path, ..done }),
+            None => Err(Failed {
+                code: DAEMON,
+                message: "the daemon says that it is done, and has not finished the file".into(),
+            }),
+        }
+    }
+
+    fn published(&self) -> Option<PathBuf> {
+        self.state().published.clone()
+    }
+
+    fn is_too_often(&self) -> bool {
+        let mut state = self.state();
+        state.asks += 1;
+        state.asks > MAX_ASKS
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, GiverState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn stopped() -> Failed {
+    Failed {
+        code: STOPPED,
+        message: "stopped; run the same command again to continue".into(),
+    }
+}
+
+/// What can be said of a download whose file is complete while the daemon is gone.
+fn done_without(path: PathBuf, last: Progress, elapsed: Duration) -> Done {
+    Done {
+        bytes: std::fs::metadata(&path).map_or(last.done, |m| m.len()),
+        path,
+        resumed: 0,
+        elapsed: elapsed.as_secs_f64(),
+        rate: last.rate,
+        duplicated: 0,
+        lanes: last.lanes,
+        best_single: None,
+        speedup: None,
+        note: Some("the daemon went away just after the file was complete".into()),
+    }
+}
+
+/// The name of the group that the socket is for.
+fn group(socket: &Path) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+    let gid = std::fs::metadata(socket).ok()?.gid();
+    let group = nix::unistd::Group::from_gid(gid.into()).ok().flatten();
+    Some(group.map_or_else(|| gid.to_string(), |g| g.name))
+}
+
+fn needs(group: Option<&str>) -> String {
+    group.map_or_else(String::new, |group| format!(" (it needs the group `{group}`)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::api::GetRequest;
+    use crate::download::Destination;
+    use crate::store::{Claim, Generation, Validator};
+
+    fn claim() -> Claim {
+        let validator = Some(Validator::ETag("\"v1\"".into()));
+        let generation = Generation { total: 10, validator };
+        Claim::new("https://origin.example/x", Some(generation), None)
+    }
+
+    /// What a client makes of a daemon that says these things, waiting for an answer to each question.
+    async fn served(directory: &Path, sayings: Vec<Reply>) -> (Result<Done, Failed>, Vec<Answer>) {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let request = GetRequest {
+            url: "https://origin.example/x".into(),
+            headers: Vec::new(),
+            sha256: None,
+            pool: true,
+        };
+        let tasks = Tasks::new();
+        let client = Client::ask(&socket, &Request::Get(request)).await.unwrap();
+        let files = Local::new(Destination::Directory(directory.to_owned()), &tasks);
+        let stop = CancellationToken::new();
+        let daemon = async {
+            let mut wire = Wire::new(listener.accept().await.unwrap().0);
+            let mut answers = Vec::new();
+            wire.line().await.unwrap();
+            for saying in sayings {
+                if wire.say(&saying).await.is_ok()
+                    && matches!(saying, Reply::Files(_))
+                    && let Ok(Some(line)) = wire.line().await
+                {
+                    answers.push(line.parse().unwrap());
+                }
+            }
+            answers
+        };
+        tokio::join!(client.download(files, &tasks, &stop, |_| {}), daemon)
+    }
+
+    fn done() -> Done {
+        done_without("/etc/passwd".into(), Progress::default(), Duration::from_secs(1))
+    }
+
+    fn open(name: &str) -> Reply {
+        let (name, claim) = (name.to_owned(), claim());
+        Reply::Files(Ask::Open { name, claim })
+    }
+
+    #[tokio::test]
+    async fn sec_c1_a_daemon_that_lies_gets_no_file_but_in_the_directory_and_few_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        fs::create_dir(&inner).unwrap();
+        let names = ["../out", "/etc/out", "a/../../out", ".out", ".."];
+        let (result, answers) = served(&inner, names.map(open).into()).await;
+        assert_eq!(result.unwrap_err().code, DAEMON);
+        assert!(answers.iter().all(|a| matches!(a, Answer::Opened { .. })));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        let (_, answers) = served(&inner, (0..100).map(|n| open(&n.to_string())).collect()).await;
+        let opened = answers.iter().filter(|a| matches!(a, Answer::Opened { .. }));
+        assert_eq!(opened.count(), 64);
+        assert!(matches!(answers.last(), Some(Answer::Failed(why)) if why.contains("too many")));
+    }
+
+    #[tokio::test]
+    async fn a_download_is_done_only_when_this_side_gave_the_file_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let (result, _) = served(folder.path(), vec![open("x"), Reply::Done(done())]).await;
+        assert_eq!(result.unwrap_err().code, DAEMON);
+        assert!(!folder.path().join("x").exists());
+        let (result, answers) = served(folder.path(), vec![Reply::Files(Ask::Publish)]).await;
+        assert_eq!(result.unwrap_err().code, DAEMON);
+        assert!(matches!(&answers[..], [Answer::Failed(_)]), "{answers:?}");
+        let publish = Reply::Files(Ask::Publish);
+        // The path is ours, whatever the daemon calls it; nor need it live to tell.
+        for last in [vec![Reply::Done(done())], Vec::new()] {
+            let sayings = [vec![open("x"), publish.clone()], last].concat();
+            let (result, _) = served(folder.path(), sayings).await;
+            assert_eq!(result.unwrap().path, folder.path().join("x"));
+            fs::remove_file(folder.path().join("x")).unwrap();
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! From a download's own words to the API's.
 
+use std::time::Instant;
+
 use crate::download::{self, DownloadError, LaneState, Outcome};
 use crate::lane::LaneInfo;
 use crate::store::StoreError;
@@ -17,7 +19,7 @@ pub const UNREACHABLE: u8 = 4;
 pub const CHECKSUM: u8 = 5;
 /// The file cannot be written.
 pub const FILE: u8 = 6;
-/// The daemon does not answer, or may not do it.
+/// The daemon does not answer, or does not do it: whoever asked may go on without it.
 pub const DAEMON: u8 = 7;
 /// The command line is wrong, as clap has it.
 pub const USAGE: u8 = 2;
@@ -39,7 +41,18 @@ impl From<&download::Progress> for Progress {
 
 impl From<&download::LaneProgress> for LaneProgress {
     fn from(lane: &download::LaneProgress) -> Self {
+        let (why, parked_for, failures) = match &lane.state {
+            LaneState::Active => (None, None, None),
+            LaneState::Idle(why) | LaneState::Ineligible(why) => (Some(why.clone()), None, None),
+            LaneState::Parked { until, failures, why } => {
+                let left = until.saturating_duration_since(Instant::now());
+                (Some(why.clone()), Some(left.as_secs_f64()), *failures)
+            }
+        };
         Self {
+            why: why.filter(|w| !w.is_empty()),
+            parked_for,
+            failures,
             rate: lane.rate.as_bits(),
             state: match &lane.state {
                 LaneState::Active => "active".into(),
@@ -93,6 +106,9 @@ fn part(info: &LaneInfo, bytes: u64) -> LaneProgress {
         rate: 0,
         bytes,
         state: String::new(),
+        why: None,
+        parked_for: None,
+        failures: None,
     }
 }
 
@@ -103,12 +119,14 @@ const fn code(error: &DownloadError) -> u8 {
             UNREACHABLE
         }
         DownloadError::Certificate { .. }
+        | DownloadError::ClockNotSet { .. }
         | DownloadError::Status { .. }
         | DownloadError::Redirect { .. }
         | DownloadError::Answer { .. }
         | DownloadError::Changing { .. }
         | DownloadError::Broken { .. } => ORIGIN,
         DownloadError::Store(StoreError::Checksum { .. }) => CHECKSUM,
+        DownloadError::Store(StoreError::NotTaken { .. }) => DAEMON,
         DownloadError::Store(_) => FILE,
         DownloadError::Stopped { .. } => STOPPED,
         DownloadError::Tls(_) => UNEXPECTED,

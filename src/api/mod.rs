@@ -1,21 +1,27 @@
-//! The control API: how the command line speaks with the daemon, over a Unix socket in the state directory.
+//! The control API: how the command line speaks with the daemon, over a Unix socket (0660).
 //!
-//! A client sends one line of JSON and reads lines of JSON. Whoever may open the socket (its owner) may ask for the
-//! status; a download is done only for the daemon's own user, because the daemon writes the file.
+//! A client sends one line of JSON and reads lines of JSON. Whoever may open the socket may ask for the status and have
+//! something downloaded; the file is the client's: it opens it as the user that it is and passes the descriptors
+//! ([`Ask`], [`Answer`]), so that the daemon needs to see no directory and no file belongs to it.
+//!
+//! Neither side trusts the other. The daemon takes plain files only and bounds what each user may have under way; the
+//! client opens nothing but the file, or plain names in the directory, that its user named.
 //! Invariants: a line is bounded, the number of clients is bounded, a client that hangs up stops what it asked for.
 
 mod client;
 pub mod convert;
+mod handover;
 mod server;
 mod types;
+mod wire;
 
 pub use client::{Client, ClientError};
+pub use handover::{Answer, Ask};
 pub use server::{Handler, Transfer, serve};
 pub use types::{
-    Device, Done, Failed, GetRequest, Lane, LaneProgress, Lent, Peer, Progress, Reply, Request, Status, To,
+    Device, Done, Failed, Forecast, GetRequest, Lane, LaneProgress, Lent, Peer, Progress, Reply, Request,
+    Status,
 };
 
-/// The socket's name in the state directory.
+/// The socket's name in its directory.
 pub const SOCKET: &str = "control.sock";
-/// No request or reply is longer; headers and paths are most of it.
-const MAX_LINE: u64 = 256 * 1024;

@@ -1,32 +1,36 @@
 //! The daemon's side of the control API.
 
-use std::future::Future;
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::download::Files;
+use crate::store::Sender;
 use crate::task::Tasks;
 
-use super::convert::DAEMON;
-use super::{Done, Failed, GetRequest, MAX_LINE, Progress, Reply, Request, Status};
+use super::convert::{DAEMON, STOPPED};
+use super::handover::{Answer, Asked, Remote};
+use super::wire::{Line, Wire, within};
+use super::{Done, Failed, GetRequest, Progress, Reply, Request, Status};
 
 /// Each may hold a download; a household's devices do a few at a time.
 const MAX_CLIENTS: usize = 32;
+/// Of these, one user's: four busy users do not lock each other out.
+const MAX_OF_USER: usize = 8;
 /// A client sends its request at once.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
-/// A client that does not read is not waited for.
-const WRITE_WITHIN: Duration = Duration::from_secs(10);
 /// As often as a bar is drawn.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+/// Where a connection cannot be accepted (no descriptor is free, as a rule), the next try comes after this.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// A download under way.
 pub struct Transfer {
@@ -48,11 +52,11 @@ impl std::fmt::Debug for Transfer {
 pub trait Handler: Send + Sync + 'static {
     /// Who is there and what is running.
     fn status(&self) -> Status;
-    /// Begins a download.
+    /// Begins a download into these files.
     ///
     /// # Errors
     /// Where the request itself is wrong.
-    fn get(&self, request: GetRequest) -> Result<Transfer, Failed>;
+    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed>;
 }
 
 /// Listens at `socket` (0660) and serves clients until the scope ends. A socket left by a crash is replaced.
@@ -68,102 +72,231 @@ pub fn serve(socket: &Path, handler: Arc<dyn Handler>, tasks: &Tasks) -> io::Res
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))?;
     let scope = tasks.clone();
     tasks.spawn("control", async move {
-        let clients = Arc::new(Semaphore::new(MAX_CLIENTS));
-        while let Ok((stream, _)) = listener.accept().await {
-            let Ok(permit) = Arc::clone(&clients).try_acquire_owned() else {
-                continue;
-            };
-            let handler = Arc::clone(&handler);
-            scope.spawn_graceful("control-client", async move {
-                if let Err(error) = client(stream, &*handler).await {
-                    tracing::debug!(%error, "a control client's connection broke");
+        let guests = Arc::new(Guests::default());
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => admit(stream, &guests, &handler, &scope),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection of the command line");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
-                drop(permit);
-            });
+            }
         }
     });
     Ok(())
 }
 
-async fn client(stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
-    let same_user = stream.peer_cred()?.uid() == nix::unistd::geteuid().as_raw();
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
-    let mut bounded = (&mut reader).take(MAX_LINE);
-    within(REQUEST_WITHIN, bounded.read_until(b'\n', &mut line)).await?;
-    match serde_json::from_slice(&line) {
-        Ok(Request::Status) => say(&mut writer, &Reply::Status(handler.status())).await,
-        Ok(Request::Get(_)) if !same_user => {
-            let message = "the daemon belongs to another user and would own the file".into();
-            say(
-                &mut writer,
-                &Reply::Failed(Failed {
-                    code: DAEMON,
-                    message,
-                }),
-            )
-            .await
+/// Those who are being served, by user.
+#[derive(Debug, Default)]
+struct Guests(Mutex<BTreeMap<u32, usize>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Guest {
+    of: Arc<Guests>,
+    uid: u32,
+}
+
+impl Guests {
+    fn admit(self: &Arc<Self>, uid: u32) -> Result<Guest, String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.get(&uid).copied().unwrap_or(0);
+        if own >= MAX_OF_USER {
+            return Err(format!(
+                "the daemon is busy with {own} requests of this user already"
+            ));
         }
-        Ok(Request::Get(request)) => match handler.get(request) {
-            Ok(transfer) => follow(transfer, reader, &mut writer).await,
-            Err(failed) => say(&mut writer, &Reply::Failed(failed)).await,
-        },
+        let count: usize = all.values().sum();
+        if count >= MAX_CLIENTS {
+            return Err(format!("the daemon is busy with {count} requests"));
+        }
+        all.insert(uid, own + 1);
+        let of = Arc::clone(self);
+        Ok(Guest { of, uid })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut all = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.get_mut(&self.uid) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(all.remove(&self.uid)),
+        }
+    }
+}
+
+fn admit(stream: UnixStream, guests: &Arc<Guests>, handler: &Arc<dyn Handler>, scope: &Tasks) {
+    let Ok(uid) = stream.peer_cred().map(|c| c.uid()) else {
+        return;
+    };
+    match guests.admit(uid) {
+        Ok(guest) => {
+            let (handler, tasks) = (Arc::clone(handler), scope.clone());
+            scope.spawn_graceful("control-client", async move {
+                tracing::debug!(uid, "a control client");
+                if let Err(error) = client(Wire::new(stream), Sender { uid }, &*handler, &tasks).await {
+                    tracing::debug!(uid, %error, "a control client's connection broke");
+                }
+                drop(guest);
+            });
+        }
+        Err(busy) => {
+            tracing::debug!(uid, busy, "a control client was turned away");
+            if let Ok(mut line) = serde_json::to_vec(&refused(busy)) {
+                line.push(b'\n');
+                // A new connection has room for a line; who does not hear it sees the end all the same.
+                let _ = stream.try_write(&line);
+            }
+        }
+    }
+}
+
+async fn client(mut wire: Wire, sender: Sender, handler: &dyn Handler, tasks: &Tasks) -> io::Result<()> {
+    let request = match within(REQUEST_WITHIN, wire.line()).await {
+        Ok(Some(line)) => line.parse(),
+        Ok(None) => return Ok(()),
+        Err(error) => return wire.say(&refused(error.to_string())).await,
+    };
+    match request {
+        Ok(Request::Status) => wire.say(&Reply::Status(handler.status())).await,
+        Ok(Request::Get(request)) => {
+            let (files, asks) = Remote::new(sender, tasks);
+            match handler.get(request, Arc::new(files)) {
+                Ok(transfer) => Served::new(wire, transfer).until_done(asks).await,
+                Err(failed) => wire.say(&Reply::Failed(failed)).await,
+            }
+        }
         Err(error) => {
             let message = format!("the daemon does not understand the request: {error}");
-            say(
-                &mut writer,
-                &Reply::Failed(Failed {
-                    code: DAEMON,
-                    message,
-                }),
-            )
-            .await
+            wire.say(&refused(message)).await
         }
     }
 }
 
-/// Tells the client how the download goes; the client's hanging up, or its not reading, stops it.
-async fn follow(
-    mut transfer: Transfer,
-    mut reader: BufReader<OwnedReadHalf>,
-    writer: &mut OwnedWriteHalf,
-) -> io::Result<()> {
-    let mut every = tokio::time::interval(PROGRESS_EVERY);
-    let mut hung_up = false;
-    loop {
-        tokio::select! {
-            outcome = &mut transfer.outcome => {
-                let last = match outcome {
-                    Ok(done) => Reply::Done(done),
-                    Err(failed) => Reply::Failed(failed),
-                };
-                return if hung_up { Ok(()) } else { say(writer, &last).await };
-            }
-            _ = every.tick(), if !hung_up => {
-                let now = transfer.progress.borrow().clone();
-                if say(writer, &Reply::Progress(now)).await.is_err() {
-                    hung_up = true;
-                    transfer.stop.cancel();
+const fn refused(message: String) -> Reply {
+    Reply::Failed(Failed {
+        code: DAEMON,
+        message,
+    })
+}
+
+/// A client whose download is under way.
+struct Served {
+    wire: Wire,
+    transfer: Transfer,
+    /// Who waits for the client's answer.
+    waiting: Option<oneshot::Sender<(Answer, Line)>>,
+    /// The client wants no more.
+    stopped: bool,
+    /// The client cannot be spoken with any more, or not sensibly; why.
+    gone: Option<String>,
+}
+
+impl Served {
+    const fn new(wire: Wire, transfer: Transfer) -> Self {
+        Self {
+            wire,
+            transfer,
+            waiting: None,
+            stopped: false,
+            gone: None,
+        }
+    }
+
+    /// Tells the client how the download goes, and asks it for its files; its hanging up, its not reading, and nonsense
+    /// stop the download. Returns when that is over in any case, so that what it holds is counted as this client's.
+    async fn until_done(mut self, mut asks: mpsc::Receiver<Asked>) -> io::Result<()> {
+        let mut every = tokio::time::interval(PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                outcome = &mut self.transfer.outcome => return self.last(outcome).await,
+                Some(asked) = asks.recv() => self.ask(asked).await,
+                line = self.wire.line(), if self.gone.is_none() => self.hear(line),
+                _ = every.tick(), if self.gone.is_none() => {
+                    let now = self.transfer.progress.borrow().clone();
+                    self.say(&Reply::Progress(now)).await;
                 }
             }
-            // The client has nothing more to say: whatever happens here is its end.
-            _ = reader.read_u8(), if !hung_up => {
-                hung_up = true;
-                transfer.stop.cancel();
-            }
         }
+    }
+
+    async fn last(self, outcome: Result<Done, Failed>) -> io::Result<()> {
+        let reply = match (outcome, self.gone) {
+            (_, Some(why)) => refused(why),
+            (Ok(done), None) => Reply::Done(done),
+            // Not by its user, who may go on without us.
+            (Err(failed), None) if failed.code == STOPPED && !self.stopped => {
+                refused("the daemon is ending".into())
+            }
+            (Err(failed), None) => Reply::Failed(failed),
+        };
+        self.wire.say(&reply).await
+    }
+
+    async fn ask(&mut self, Asked { ask, answer }: Asked) {
+        // Where the client is gone the answer's sender is dropped, which says so.
+        if self.gone.is_none() {
+            self.waiting = Some(answer);
+            self.say(&Reply::Files(ask)).await;
+        }
+    }
+
+    fn hear(&mut self, line: io::Result<Option<Line>>) {
+        let line = match line {
+            Ok(Some(line)) => line,
+            Ok(None) => return self.lose("the client hung up".into()),
+            Err(error) => return self.lose(error.to_string()),
+        };
+        match (line.parse(), self.waiting.take()) {
+            (Ok(Answer::Stop), waiting) => {
+                self.waiting = waiting;
+                self.stopped = true;
+                self.transfer.stop.cancel();
+            }
+            // Nobody waits any more: it took too long, and the transfer is over.
+            (Ok(answer), Some(waiting)) => drop(waiting.send((answer, line))),
+            (Ok(_), None) => self.lose("the daemon was answered without having asked".into()),
+            (Err(error), _) => self.lose(format!("the daemon does not understand the answer: {error}")),
+        }
+    }
+
+    async fn say(&mut self, reply: &Reply) {
+        if let Err(error) = self.wire.say(reply).await {
+            self.lose(error.to_string());
+        }
+    }
+
+    fn lose(&mut self, why: String) {
+        tracing::debug!(why, "a download's client is gone");
+        self.gone.get_or_insert(why);
+        self.waiting = None;
+        self.transfer.stop.cancel();
     }
 }
 
-async fn say(writer: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
-    let mut line = serde_json::to_vec(reply)?;
-    line.push(b'\n');
-    within(WRITE_WITHIN, writer.write_all(&line)).await
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    tokio::time::timeout(limit, work)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    #[test]
+    fn one_user_cannot_take_all_places() {
+        let guests = Arc::new(Guests::default());
+        let mut inside: Vec<Guest> = (0..MAX_OF_USER).map(|_| guests.admit(1).unwrap()).collect();
+        assert!(guests.admit(1).unwrap_err().contains("of this user"));
+        for uid in 2.. {
+            let more = (0..MAX_OF_USER).map_while(|_| guests.admit(uid).ok());
+            let before = inside.len();
+            inside.extend(more);
+            if inside.len() == before {
+                break;
+            }
+        }
+        assert_eq!(inside.len(), MAX_CLIENTS);
+        assert!(guests.admit(99).unwrap_err().contains("busy with 32"));
+        inside.pop();
+        assert!(guests.admit(99).is_ok());
+        drop(inside);
+        assert!(guests.0.lock().unwrap().is_empty());
+    }
 }

@@ -3,9 +3,11 @@
 //! These shapes are stable: fields are only added. Rates are bits a second, sizes bytes, times seconds unless a name
 //! says otherwise; a field that is not known is `null`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::Ask;
 
 /// What a client asks of the daemon: one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,11 +15,12 @@ use serde::{Deserialize, Serialize};
 pub enum Request {
     /// Who is there and what is running.
     Status,
-    /// Download something; lines of [`Reply`] follow until `done` or `failed`. Hanging up stops it, resumably.
+    /// Download something; lines of [`Reply`] follow until `done` or `failed`, among them questions about the file, which
+    /// the client answers by lines of [`Answer`](super::Answer). Hanging up stops it, resumably.
     Get(GetRequest),
 }
 
-/// A download to be done.
+/// A download to be done; where to, only the client knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
     /// From where.
@@ -26,20 +29,8 @@ pub struct GetRequest {
     pub headers: Vec<(String, String)>,
     /// The content's SHA-256 in hexadecimal, if it is known.
     pub sha256: Option<String>,
-    /// Where to, absolute.
-    pub to: To,
     /// Whether other peers' uplinks may be used.
     pub pool: bool,
-}
-
-/// Where a download goes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum To {
-    /// This file.
-    File(PathBuf),
-    /// A file of the content's own name in this directory.
-    Directory(PathBuf),
 }
 
 /// What the daemon answers: lines of JSON. `get --json` prints the same.
@@ -54,6 +45,8 @@ pub enum Reply {
     Done(Done),
     /// To anything: it is not.
     Failed(Failed),
+    /// To `get`: a question about the file. Never printed.
+    Files(Ask),
 }
 
 /// A running download.
@@ -86,12 +79,22 @@ pub struct LaneProgress {
     pub bytes: u64,
     /// `active`, `idle`, `parked` or `ineligible`, with the reason behind a colon where there is one.
     pub state: String,
+    /// Why it is not at work, in words; `null` where it is.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// Seconds until it is tried again, where it is parked.
+    #[serde(default)]
+    pub parked_for: Option<f64>,
+    /// Failures in a row that parked it, where such did.
+    #[serde(default)]
+    pub failures: Option<u32>,
 }
 
 /// A download that is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// The file.
+    #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
@@ -137,6 +140,32 @@ pub struct Status {
     pub transfers: Vec<Progress>,
     /// What was lent since the start.
     pub lent: Lent,
+    /// What a download over all of it would bring.
+    #[serde(default)]
+    pub forecast: Forecast,
+    /// What the owner should know and do something about, in whole sentences.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+/// What a download over everything there is would bring, from measured rates.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// This device and its peers.
+    pub devices: usize,
+    /// Lines a download would use that are really different.
+    pub lines: usize,
+    /// Of these, lines nobody has measured yet.
+    pub unmeasured: usize,
+    /// The sum of the measured lines; `null` where none is.
+    pub expected: Option<u64>,
+    /// What this device's own lines bring, or the best of them where there are no others; `null` where it has none, or
+    /// they are not measured.
+    pub alone: Option<u64>,
+    /// `expected` as a multiple of `alone`; `null` where a line is not measured, or there is but one.
+    pub times: Option<f64>,
+    /// The same for people, in one line of less than 80 characters.
+    pub text: String,
 }
 
 /// This device.
@@ -165,8 +194,8 @@ pub struct Peer {
     pub uplinks: Vec<String>,
 }
 
-/// A way a download would take.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A way a download could take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Lane {
     /// Whose uplink: `this device` or a peer's name.
     pub owner: String,
@@ -180,6 +209,21 @@ pub struct Lane {
     pub metered: bool,
     /// As last measured; `null` where it was not used yet.
     pub rate: Option<u64>,
+    /// Which line it ends in, in hexadecimal: lanes of one line add nothing to each other.
+    #[serde(default)]
+    pub line: String,
+    /// Whether a download that begins now would use it.
+    #[serde(default)]
+    pub used: bool,
+    /// Why it is not used, or does not serve the downloads that are running, in words; `null` where it does.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// Seconds until it is tried again, where it is parked.
+    #[serde(default)]
+    pub parked_for: Option<f64>,
+    /// Failures in a row that parked it, where such did.
+    #[serde(default)]
+    pub failures: Option<u32>,
 }
 
 /// What was lent since the start.
@@ -191,4 +235,9 @@ pub struct Lent {
     pub down: u64,
     /// Bytes from borrowers to origins.
     pub up: u64,
+}
+
+/// A path may hold any bytes, JSON text only: better a name that is not quite right than no line at all.
+fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }

@@ -22,6 +22,7 @@ Examples:
   tributary run                                      Lend this device's uplinks to the household
   tributary get https://example.org/big.iso          Download over everybody's uplinks
   tributary status                                   Who is there, and what they bring
+  tributary check-config                             Whether the configuration is right
   tributary doctor                                   What keeps this household from pooling
 
 Exit codes:
@@ -39,12 +40,15 @@ Exit codes:
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(super) struct Common {
-    /// Configuration file; without one, /etc/tributary/tributary.toml is read if it is there
+    /// Configuration file [default: /etc/tributary/tributary.toml, then ~/.config/tributary/tributary.toml on top]
     #[arg(long, global = true, value_name = "FILE", env = "TRIBUTARY_CONFIG")]
     pub(super) config: Option<PathBuf>,
     /// Where the device's identity is kept
     #[arg(long, global = true, value_name = "DIR", env = "TRIBUTARY_STATE_DIR")]
     pub(super) state_dir: Option<PathBuf>,
+    /// The daemon's control socket [default: control.sock in the state directory, then in /run/tributary]
+    #[arg(long, global = true, value_name = "PATH", env = "TRIBUTARY_SOCKET")]
+    pub(super) socket: Option<PathBuf>,
     /// Say more on standard error; twice for much more (RUST_LOG has the last word)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
@@ -57,8 +61,10 @@ pub(super) enum Command {
     Get(Get),
     /// Be a peer, in the foreground: lend this device's uplinks and borrow others'
     Run,
-    /// Show peers, lanes with their rates, and what is running
+    /// Show what pooling brings here, peers, lanes with their rates, and what is running
     Status(Status),
+    /// Say whether the configuration is right, and if not, what to change
+    CheckConfig(CheckConfig),
     /// Look for what keeps this household from pooling, and say what to do about it
     Doctor(Doctor),
     /// See it work: a household of four peers on this machine, no root and no network needed
@@ -93,6 +99,9 @@ pub(super) struct Get {
     /// Use this device's own uplinks only
     #[arg(long)]
     pub(super) no_pool: bool,
+    /// Download without the daemon, as a peer of its own
+    #[arg(long)]
+    pub(super) standalone: bool,
     /// One JSON object a line on standard output
     #[arg(long)]
     pub(super) json: bool,
@@ -103,10 +112,25 @@ pub(super) struct Get {
 
 /// `tributary status`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tributary status
+  tributary status --watch
+  tributary status --watch --json | jq -r .forecast.text")]
 pub(super) struct Status {
     /// One JSON object; its fields are stable (see README)
     #[arg(long)]
     pub(super) json: bool,
+    /// Show it again every second until Ctrl-C; with --json one object a line
+    #[arg(short, long)]
+    pub(super) watch: bool,
+}
+
+/// `tributary check-config`.
+#[derive(Debug, Args)]
+pub(super) struct CheckConfig {
+    /// The file to check [default: the one that --config names, else those that `tributary run` would read]
+    pub(super) file: Option<PathBuf>,
 }
 
 /// `tributary doctor`.

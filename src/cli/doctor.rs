@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::api::SOCKET;
 use crate::api::convert::STOPPED;
 use crate::config::Config;
 use crate::doctor::{Check, Options, Report, Verdict, examine};
 use crate::task::Tasks;
 
 use super::args::{self, Common};
-use super::{fail, host_name, state_path};
+use super::{daemon, fail, host_name, state_path};
 
 /// A terminal's usual width; text is broken before it.
 const WIDTH: usize = 80;
@@ -35,7 +34,7 @@ pub(super) async fn run(
     let asked = Options {
         name: config.device.name.clone().unwrap_or_else(host_name),
         config,
-        sockets: vec![state.join(SOCKET)],
+        sockets: daemon::sockets_of(common),
         state,
         probe: (!options.offline).then_some(options.probe),
     };

@@ -1,26 +1,33 @@
 //! `tributary get`: one download, by the daemon where one is running, else as a peer for as long as it takes.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::api::convert::{DAEMON, STOPPED, UNEXPECTED, USAGE};
-use crate::api::{Client, ClientError, Done, Failed, GetRequest, Handler, Reply, Request, SOCKET, To};
+use crate::api::convert::{DAEMON, UNEXPECTED, USAGE};
+use crate::api::{ClientError, Done, Failed, GetRequest, Handler, Request};
 use crate::config::Config;
+use crate::download::{Destination, Local};
 use crate::identity::StateDir;
 use crate::node::Node;
+use crate::task::Tasks;
 use crate::types::hex;
 
 use super::args::{Common, Get};
 use super::show::{Show, follow};
-use super::{node_config, state_path};
+use super::{daemon, node_config, state_path};
 
-pub(super) async fn run(common: &Common, config: Config, get: Get, stop: CancellationToken) -> ExitCode {
-    let mut show = Show::new(get.json, get.quiet);
-    let result = match request(&get) {
-        Ok(request) => fetch(common, config, request, &mut show, &stop).await,
+pub(super) async fn run(common: &Common, config: Config, options: Get, stop: CancellationToken) -> ExitCode {
+    let mut show = Show::new(options.json, options.quiet);
+    let wanted = request(&options).and_then(|request| Ok((request, destination(&options)?)));
+    let result = match wanted {
+        Ok((request, to)) => {
+            let get = Wanted { common, request, to };
+            get.fetch(config, options.standalone, &mut show, &stop).await
+        }
         Err(failed) => Err(failed),
     };
     match result {
@@ -35,76 +42,81 @@ pub(super) async fn run(common: &Common, config: Config, get: Get, stop: Cancell
     }
 }
 
-async fn fetch(
-    common: &Common,
-    config: Config,
+/// A download that somebody wants.
+struct Wanted<'a> {
+    common: &'a Common,
     request: GetRequest,
-    show: &mut Show,
-    stop: &CancellationToken,
-) -> Result<Done, Failed> {
-    let state = state_path(common);
-    match Client::ask(&state.join(SOCKET), &Request::Get(request.clone())).await {
-        Ok(client) => match by_daemon(client, show, stop).await {
-            Err(failed) if failed.code == DAEMON => {
-                show.news(&format!("{}; downloading without it", failed.message));
-            }
-            decided => return decided,
-        },
-        Err(ClientError::NoDaemon) => {}
-        Err(error) => show.news(&format!("{error}; downloading without it")),
-    }
-    alone(&state, config, request, show, stop).await
+    to: Destination,
 }
 
-/// The daemon does it; hanging up stops it.
-async fn by_daemon(mut client: Client, show: &mut Show, stop: &CancellationToken) -> Result<Done, Failed> {
-    let broken = |message: String| Failed {
-        code: DAEMON,
-        message,
-    };
-    loop {
-        let reply = tokio::select! {
-            reply = client.reply() => reply,
-            () = stop.cancelled() => return Err(stopped()),
+impl Wanted<'_> {
+    async fn fetch(
+        self,
+        config: Config,
+        standalone: bool,
+        show: &mut Show,
+        stop: &CancellationToken,
+    ) -> Result<Done, Failed> {
+        let tasks = Tasks::new();
+        if !standalone {
+            match self.by_daemon(&tasks, show, stop).await {
+                Ok(decided) => return decided,
+                Err(Some(why)) => show.news(&format!("{why}; downloading without it")),
+                Err(None) => {}
+            }
+        }
+        self.alone(config, &tasks, show, stop).await
+    }
+
+    /// The daemon does it; the file stays ours. Fails where there is none that can, with the reason if there is one to
+    /// be said.
+    async fn by_daemon(
+        &self,
+        tasks: &Tasks,
+        show: &mut Show,
+        stop: &CancellationToken,
+    ) -> Result<Result<Done, Failed>, Option<String>> {
+        let request = Request::Get(self.request.clone());
+        let client = match daemon::ask(self.common, &request).await {
+            Ok(client) => client,
+            // Somebody who names a socket means a daemon.
+            Err(ClientError::NoDaemon) => {
+                let named = self.common.socket.as_ref();
+                return Err(named.map(|socket| format!("no daemon is running at {}", socket.display())));
+            }
+            Err(error) => return Err(Some(error.to_string())),
         };
-        match reply {
-            Ok(Some(Reply::Progress(progress))) => show.progress(&progress),
-            Ok(Some(Reply::Done(done))) => return Ok(done),
-            Ok(Some(Reply::Failed(failed))) => return Err(failed),
-            Ok(Some(Reply::Status(_)) | None) => return Err(broken("the daemon hung up".into())),
-            Err(error) => return Err(broken(error.to_string())),
+        let files = Local::new(self.to.clone(), tasks);
+        let done = client.download(files, tasks, stop, |progress| show.progress(progress));
+        match done.await {
+            Err(failed) if failed.code == DAEMON => Err(Some(failed.message)),
+            decided => Ok(decided),
         }
     }
-}
 
-/// Without a daemon: a peer for as long as it takes.
-async fn alone(
-    state: &Path,
-    config: Config,
-    request: GetRequest,
-    show: &mut Show,
-    stop: &CancellationToken,
-) -> Result<Done, Failed> {
-    let unexpected = |message: String| Failed {
-        code: UNEXPECTED,
-        message,
-    };
-    let state = StateDir::open(state).map_err(|e| unexpected(e.to_string()))?;
-    let node = Node::start(node_config(config, state))
-        .await
-        .map_err(|e| unexpected(e.to_string()))?;
-    let result = match node.get(request) {
-        Ok(transfer) => follow(transfer, show, stop).await,
-        Err(failed) => Err(failed),
-    };
-    node.stop().await;
-    result
-}
-
-fn stopped() -> Failed {
-    Failed {
-        code: STOPPED,
-        message: "stopped; run the same command again to continue".into(),
+    /// Without a daemon: a peer for as long as it takes.
+    async fn alone(
+        self,
+        config: Config,
+        tasks: &Tasks,
+        show: &mut Show,
+        stop: &CancellationToken,
+    ) -> Result<Done, Failed> {
+        let unexpected = |message: String| Failed {
+            code: UNEXPECTED,
+            message,
+        };
+        let state = StateDir::open(&state_path(self.common)).map_err(|e| unexpected(e.to_string()))?;
+        let node = Node::start(node_config(config, state))
+            .await
+            .map_err(|e| unexpected(e.to_string()))?;
+        let files = Arc::new(Local::new(self.to, tasks));
+        let result = match node.get(self.request, files) {
+            Ok(transfer) => follow(transfer, show, stop).await,
+            Err(failed) => Err(failed),
+        };
+        node.stop().await;
+        result
     }
 }
 
@@ -120,16 +132,26 @@ fn request(get: &Get) -> Result<GetRequest, Failed> {
         })?;
         headers.push((name.trim().into(), value.trim().into()));
     }
-    let absolute = |path: &Path| std::path::absolute(path).map_err(|e: io::Error| wrong(e.to_string()));
-    let to = match (&get.output, &get.directory) {
-        (Some(file), _) => To::File(absolute(file)?),
-        (None, directory) => To::Directory(absolute(directory.as_deref().unwrap_or(&PathBuf::from(".")))?),
-    };
     Ok(GetRequest {
         url: get.url.clone(),
         headers,
         sha256: get.sha256.map(|digest| hex(&digest)),
-        to,
         pool: !get.no_pool,
+    })
+}
+
+fn destination(get: &Get) -> Result<Destination, Failed> {
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|e: io::Error| Failed {
+            code: USAGE,
+            message: format!("the current directory cannot be told: {e}; name a whole path"),
+        })
+    };
+    Ok(match (&get.output, &get.directory) {
+        (Some(file), _) => Destination::File(absolute(file)?),
+        (None, directory) => {
+            let directory = directory.as_deref().unwrap_or(Path::new("."));
+            Destination::Directory(absolute(directory)?)
+        }
     })
 }

@@ -1,7 +1,7 @@
 //! The command line: arguments in, output and an exit code out.
 //!
-//! Invariants: results go to standard output, news and errors to standard error; a wrong configuration ends the program
-//! before a socket is opened; the first Ctrl-C stops in order, a second one at once.
+//! Invariants: results go to standard output, news and errors to standard error; a wrong configuration ends what needs
+//! one before a socket is opened; the first Ctrl-C stops in order, a second one at once.
 
 #![expect(
     clippy::print_stdout,
@@ -10,25 +10,29 @@
 )]
 
 mod args;
+mod check_config;
+mod clock;
+mod daemon;
 mod demo;
 mod doctor;
 mod get;
+mod log;
+mod overview;
 mod serve;
+mod service;
 mod show;
 mod status;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::Config;
 use crate::identity::StateDir;
 use crate::link::DEFAULT_PORT;
-use crate::node::NodeConfig;
+use crate::node::{Live, NodeConfig};
 use crate::relay;
 use crate::task::Tasks;
 
@@ -36,21 +40,26 @@ use args::{Cli, Command, Common};
 
 /// A wrong configuration: `EX_USAGE` of sysexits.
 const BAD_CONFIG: u8 = 64;
+/// 128 and SIGTERM's number, as shells have it.
+const TERMINATED: i32 = 143;
 /// Connections, timers and crypto of one peer; more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
-/// Each holds a stack; writing files and resolving names is all they do.
-const BLOCKING_THREADS: usize = 16;
+/// Each holds a stack while it is needed; writing files and resolving names is all they do. One user's disk that hangs
+/// holds five for each of its eight downloads: the others' must go on.
+const BLOCKING_THREADS: usize = 64;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(&cli);
-    let config = match Config::load(cli.common.config.as_deref()) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("tributary: {error}");
-            return ExitCode::from(BAD_CONFIG);
-        }
+    log::to_stderr(&cli);
+    // The others must work beside a file that is wrong: to see how the daemon is that goes on with the old one.
+    let config = match &cli.command {
+        Command::Get(_) | Command::Run => Config::load(cli.common.config.as_deref()),
+        _ => Ok(Default::default()),
+    };
+    let config = match config {
+        Ok((config, _)) => config,
+        Err(error) => return check_config::refuse(&error),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -76,7 +85,8 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
     match cli.command {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
-        Command::Status(status) => status::run(&cli.common, &status).await,
+        Command::Status(status) => status::run(&cli.common, &status, stop).await,
+        Command::CheckConfig(options) => check_config::run(&cli.common, &options),
         Command::Doctor(options) => doctor::run(&cli.common, config, options, stop).await,
         Command::Demo(options) => demo::run(&options, stop).await,
     }
@@ -87,7 +97,7 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A token that the first SIGINT or SIGTERM cancels; the second one ends the process.
+/// A token that the first SIGINT or SIGTERM cancels; the second one ends the process, with the code that shells know it by.
 fn on_signal(tasks: &Tasks) -> std::io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -95,45 +105,22 @@ fn on_signal(tasks: &Tasks) -> std::io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let token = stop.clone();
     tasks.spawn("signals", async move {
-        for first in [true, false] {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+        loop {
+            let code = tokio::select! {
+                _ = interrupt.recv() => i32::from(crate::api::convert::STOPPED),
+                _ = terminate.recv() => TERMINATED,
+            };
+            if token.is_cancelled() {
+                std::process::exit(code);
             }
-            if first {
-                token.cancel();
-            }
+            token.cancel();
         }
-        std::process::exit(i32::from(crate::api::convert::STOPPED));
     });
     Ok(stop)
 }
 
-/// `RUST_LOG` has the last word; else the daemon tells its news and the others only what is wrong.
-fn log_to_stderr(cli: &Cli) {
-    let usual = match (cli.common.verbose, &cli.command) {
-        (0, Command::Run) => "tributary=info,warn",
-        (0, _) => "error",
-        (1, Command::Run) | (2, _) => "tributary=debug,info",
-        (1, _) => "tributary=info,warn",
-        _ => "tributary=trace,debug",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .init();
-}
-
 /// Where the device's state is: as asked, as systemd says, else where the user's or the system's state goes.
 fn state_path(common: &Common) -> PathBuf {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
     if let Some(path) = common.state_dir.clone().or_else(|| set("STATE_DIRECTORY")) {
         return path;
     }
@@ -142,6 +129,12 @@ fn state_path(common: &Common) -> PathBuf {
     }
     let own = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     own.unwrap_or_else(std::env::temp_dir).join("tributary")
+}
+
+/// A path in the environment.
+fn set(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|v| !v.is_empty());
+    value.map(PathBuf::from)
 }
 
 /// A node's settings from the configuration.
@@ -153,12 +146,25 @@ fn node_config(config: Config, state: StateDir) -> NodeConfig {
         interfaces: config.lan.interfaces,
         peers: config.lan.peers.iter().map(|p| p.0).collect(),
         relay: relay::Config {
+            limits: config.egress.limits(),
             allow: config.egress.allow,
             ports: config.egress.ports,
             ..relay::Config::default()
         },
+        rules: config.uplinks,
         network: None,
         origins: None,
+    }
+}
+
+/// What of the configuration a running node takes over.
+fn live(config: &Config) -> Live {
+    Live {
+        rules: config.uplinks.clone(),
+        allow: config.egress.allow.clone(),
+        ports: config.egress.ports.clone(),
+        limits: config.egress.limits(),
+        peers: config.lan.peers.iter().map(|p| p.0).collect(),
     }
 }
 

@@ -284,6 +284,9 @@ mod tests {
             rate,
             bytes,
             state,
+            why: None,
+            parked_for: None,
+            failures: None,
         }
     }
 

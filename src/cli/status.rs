@@ -1,158 +1,195 @@
-//! `tributary status`: who is there, what they bring, what is running.
+//! `tributary status`: who is there, what to expect of them, what is running; once, or again and again.
+//!
+//! Watching redraws in place on a terminal and prints blocks elsewhere; a daemon that is restarted is waited for.
 
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
+
+use console::Term;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use crate::api::convert::DAEMON;
-use crate::api::{Client, Reply, Request, SOCKET, Status};
-use crate::types::{ByteSize, Rate};
+use crate::api::{ClientError, Reply, Request, Status};
 
 use super::args::{self, Common};
-use super::{fail, state_path};
+use super::overview::{USUAL_WIDTH, text};
+use super::{clock, daemon};
 
-pub(super) async fn run(common: &Common, options: &args::Status) -> ExitCode {
-    let path = state_path(common);
-    let answer = match Client::ask(&path.join(SOCKET), &Request::Status).await {
-        Ok(mut client) => client.reply().await,
-        Err(error) => Err(error),
-    };
-    match answer {
-        Ok(Some(Reply::Status(status))) => match print(&status, options.json) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
-        },
-        Ok(_) => {
-            eprintln!("tributary: the daemon hung up without an answer");
-            ExitCode::from(DAEMON)
-        }
-        Err(error) => {
-            eprintln!(
-                "tributary: {error} (state directory {}); start one with `tributary run`",
-                path.display()
-            );
-            ExitCode::from(DAEMON)
-        }
-    }
-}
+/// Between two looks.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// A daemon that takes a question and does not answer is being stopped or stuck.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Cursor home; clear to the end of the line; clear to the end of the screen.
+const HOME: &str = "\x1b[H";
+const CLEAR_LINE: &str = "\x1b[K";
+const CLEAR_BELOW: &str = "\x1b[J";
 
-fn print(status: &Status, json: bool) -> serde_json::Result<()> {
-    if json {
-        println!("{}", serde_json::to_string(status)?);
-    } else {
-        print!("{}", text(status));
-    }
-    Ok(())
-}
-
-fn text(status: &Status) -> String {
-    let mut out = format!(
-        "{} ({}), tributary {}, UDP port {}\n",
-        status.device.name,
-        status.device.id.get(..8).unwrap_or_default(),
-        status.version,
-        status.device.port
-    );
-    out += &match status.peers.len() {
-        0 => "\nNo other peer on this LAN yet.\n".to_owned(),
-        1 => "\n1 peer:\n".to_owned(),
-        n => format!("\n{n} peers:\n"),
-    };
-    for peer in &status.peers {
-        let uplinks = if peer.uplinks.is_empty() {
-            "nothing".into()
-        } else {
-            peer.uplinks.join(", ")
+pub(super) async fn run(common: &Common, options: &args::Status, stop: CancellationToken) -> ExitCode {
+    if options.watch {
+        return match stop.run_until_cancelled(watch(common, options.json)).await {
+            // Whoever asked to watch has seen enough, or reads no more.
+            None | Some(Ok(())) => ExitCode::SUCCESS,
+            Some(Err(error)) => refused(&error, common),
         };
-        out += &format!(
-            "  {:<24} {:<28} {:>7.1} ms  lends {uplinks}\n",
-            peer.name, peer.address, peer.rtt_ms
-        );
     }
-    out += "\nLanes:\n";
-    if status.lanes.is_empty() {
-        out += "  none: this device has no default route, and no peer lends one\n";
+    match ask(common).await {
+        Ok(status) => match say(&shown(&status, options.json, None)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => super::fail(&error),
+        },
+        Err(error) => refused(&error, common),
     }
-    for lane in &status.lanes {
-        let rate = lane
-            .rate
-            .map_or_else(|| "not measured yet".to_owned(), |r| Rate::bits(r).to_string());
-        let metered = if lane.metered { "  metered" } else { "" };
-        out += &format!("  {:<24} {:<16} {rate}{metered}\n", lane.owner, lane.uplink);
-    }
-    for transfer in &status.transfers {
-        let name = transfer.name.as_deref().unwrap_or("(asking the origin)");
-        let total = transfer
-            .total
-            .map_or_else(|| "?".to_owned(), |t| ByteSize(t).to_string());
-        out += &format!(
-            "\nDownloading {name}: {} of {total}, {}\n",
-            ByteSize(transfer.done),
-            Rate::bits(transfer.rate)
-        );
-    }
-    let lent = status.lent;
-    out += &format!(
-        "\nLent since the start: {} down, {} up, {} tunnels open\n",
-        ByteSize(lent.down),
-        ByteSize(lent.up),
-        lent.tunnels
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the daemon hung up without an answer")]
+    HungUp,
+    #[error("the daemon does not answer")]
+    Silent,
+}
+
+async fn ask(common: &Common) -> Result<Status, AskError> {
+    let answer = async {
+        let mut client = daemon::ask(common, &Request::Status).await?;
+        match client.reply().await? {
+            Some(Reply::Status(status)) => Ok(status),
+            _ => Err(AskError::HungUp),
+        }
+    };
+    let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+    answered.unwrap_or(Err(AskError::Silent))
+}
+
+fn refused(error: &AskError, common: &Common) -> ExitCode {
+    eprintln!(
+        "tributary: {error} (looked at {}); start one with `tributary run`",
+        daemon::places(common)
     );
-    out
+    ExitCode::from(DAEMON)
+}
+
+/// Shows the status until nobody reads it any more.
+async fn watch(common: &Common, json: bool) -> Result<(), AskError> {
+    let mut every = tokio::time::interval(WATCH_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut shows = Shows::new(json);
+    loop {
+        every.tick().await;
+        let written = match ask(common).await {
+            Ok(status) => shows.status(&status),
+            // Neither passes by waiting.
+            Err(error @ AskError::Client(ClientError::NotAllowed { .. } | ClientError::Malformed)) => {
+                return Err(error);
+            }
+            Err(_) => shows.waiting(),
+        };
+        if written.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Where watching writes to.
+struct Shows {
+    json: bool,
+    screen: bool,
+    begun: bool,
+    waiting: bool,
+}
+
+impl Shows {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            screen: !json && io::stdout().is_terminal(),
+            begun: false,
+            waiting: false,
+        }
+    }
+
+    fn status(&mut self, status: &Status) -> io::Result<()> {
+        self.waiting = false;
+        let size = Term::stdout().size_checked().filter(|_| self.screen);
+        let text = shown(status, self.json, size.map(|(_, columns)| usize::from(columns)));
+        self.show(&text, size.map(|(rows, _)| usize::from(rows)))
+    }
+
+    /// The daemon is away: said once, or where the status was.
+    fn waiting(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.waiting, true) && !self.screen {
+            return Ok(());
+        }
+        if self.json {
+            eprintln!("tributary: waiting for the daemon");
+            return Ok(());
+        }
+        let rows = Term::stdout().size_checked().map(|(rows, _)| usize::from(rows));
+        self.show("waiting for the daemon\n", rows.filter(|_| self.screen))
+    }
+
+    fn show(&mut self, text: &str, rows: Option<usize>) -> io::Result<()> {
+        let begun = std::mem::replace(&mut self.begun, true);
+        if self.screen {
+            // The first one goes on an empty screen, and what stood there before into the scrollback.
+            let room = if begun {
+                String::new()
+            } else {
+                "\n".repeat(rows.unwrap_or_default())
+            };
+            say(&(room + &frame(text, rows)))
+        } else if self.json || !begun {
+            say(text)
+        } else {
+            say(&format!("\n{text}"))
+        }
+    }
+}
+
+/// One picture drawn over the last one, in one write so that nothing flickers; what the window has no room for is cut.
+fn frame(text: &str, rows: Option<usize>) -> String {
+    // The last row stays free: a line's end there would scroll.
+    let room = rows.map_or(usize::MAX, |rows| rows.saturating_sub(1).max(1));
+    let lines = text
+        .lines()
+        .take(room)
+        .map(|line| format!("{line}{CLEAR_LINE}\n"));
+    format!("{HOME}{}{CLEAR_BELOW}", lines.collect::<String>())
+}
+
+fn shown(status: &Status, json: bool, width: Option<usize>) -> String {
+    if json {
+        // Plain data without maps that could fail.
+        return serde_json::to_string(status).unwrap_or_default() + "\n";
+    }
+    // Wider lines than usual are no easier to read.
+    let width = width.map_or(USUAL_WIDTH, |width| width.min(USUAL_WIDTH));
+    text(status, width, clock::in_so_long)
+}
+
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::api::{Device, Lane, Lent, Peer, Progress};
-    use crate::types::UplinkKind;
-
     use super::*;
 
     #[test]
-    fn the_status_names_every_peer_lane_and_transfer() {
-        let status = Status {
-            version: "0.1.0".into(),
-            device: Device {
-                id: "ab".repeat(32),
-                name: "desk".into(),
-                port: 7436,
-            },
-            peers: vec![Peer {
-                id: "cd".repeat(32),
-                name: "kitchen-pi".into(),
-                address: "10.77.0.2:7436".into(),
-                rtt_ms: 0.4,
-                uplinks: vec!["wwan0".into()],
-            }],
-            lanes: vec![Lane {
-                owner: "kitchen-pi".into(),
-                uplink: "wwan0".into(),
-                lent: true,
-                kind: UplinkKind::Cellular,
-                metered: true,
-                rate: Some(20_000_000),
-            }],
-            transfers: vec![Progress {
-                name: Some("big.iso".into()),
-                total: Some(4 << 20),
-                done: 1 << 20,
-                ..Progress::default()
-            }],
-            lent: Lent {
-                tunnels: 1,
-                down: 3 << 20,
-                up: 9,
-            },
-        };
-        let text = text(&status);
-        for expected in [
-            "desk (abababab)",
-            "1 peer:",
-            "kitchen-pi",
-            "lends wwan0",
-            "20.0 Mbit/s  metered",
-            "big.iso: 1.0 MiB of 4.0 MiB",
-            "3.0 MiB down",
-        ] {
-            assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
-        }
+    fn a_frame_is_drawn_over_the_last_one_and_cut_to_the_window() {
+        let text = "one\ntwo\nthree\n";
+        assert_eq!(
+            frame(text, None),
+            "\x1b[Hone\x1b[K\ntwo\x1b[K\nthree\x1b[K\n\x1b[J"
+        );
+        assert_eq!(frame(text, Some(3)), "\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J");
+        assert_eq!(frame(text, Some(0)), "\x1b[Hone\x1b[K\n\x1b[J");
     }
 }

@@ -1,25 +1,32 @@
-//! The configuration file: TOML to checked values, or an error that says where, what was found and what is allowed.
+//! The configuration: TOML to checked values, or an error that says where, what was found and what is allowed.
 //!
-//! Nothing needs one: an absent file is the defaults. `config/tributary.toml` documents every key.
+//! Nothing needs a file: an absent one is the defaults. `config/tributary.toml` documents every key. The system's file is
+//! read first, then the user's own on top of it, key by key: the nearer to the user, the more it counts.
 //! Invariant: a value that is wrong, or a key that does not exist, stops the program before a socket is opened.
 
-use std::fmt;
-use std::fs;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+mod check;
+mod error;
+mod raw;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error as _};
-
-use crate::link::DEFAULT_PORT;
 use crate::relay::{self, Cidr};
+use crate::types::Period;
+use crate::uplink::Rules;
+
+pub use error::{ConfigError, Wrong};
+
+use error::Source;
 
 const SYSTEM_FILE: &str = "/etc/tributary/tributary.toml";
+/// No hand has written more; a device or an archive named by mistake is not read to its end.
+const MAX_FILE: u64 = 1 << 20;
 
 /// Everything the owner can say.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// About this device.
     pub device: Device,
@@ -27,19 +34,19 @@ pub struct Config {
     pub lan: Lan,
     /// About what is lent.
     pub egress: Egress,
+    /// About single uplinks. Default: nothing.
+    pub uplinks: Rules,
 }
 
 /// `[device]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Device {
     /// What other peers' owners see. Default: the host's name.
     pub name: Option<String>,
 }
 
 /// `[lan]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lan {
     /// UDP port for links. Default: 7436, or any free one where another process has that.
     pub port: Option<u16>,
@@ -50,21 +57,41 @@ pub struct Lan {
 }
 
 /// `[egress]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Egress {
     /// Ranges that may be dialled for others although they are not public. Default: none.
-    #[serde(deserialize_with = "cidrs")]
     pub allow: Vec<Cidr>,
     /// TCP ports that are lent. Default: 80 and 443.
     pub ports: Vec<u16>,
+    /// Connections lent at once, to all peers. Default: 64.
+    pub tunnels: usize,
+    /// Connections lent at once to one peer. Default: 16.
+    pub tunnels_per_peer: usize,
+    /// A lent connection without a byte ends after this. Default: 120 s.
+    pub idle: Period,
 }
 
 impl Default for Egress {
     fn default() -> Self {
+        let relay = relay::Config::default();
         Self {
-            allow: Vec::new(),
-            ports: relay::Config::default().ports,
+            allow: relay.allow,
+            ports: relay.ports,
+            tunnels: relay.limits.tunnels,
+            tunnels_per_peer: relay.limits.tunnels_per_peer,
+            idle: Period(relay.limits.idle),
+        }
+    }
+}
+
+impl Egress {
+    /// The relay's limits, those that nobody can set included.
+    pub fn limits(&self) -> relay::Limits {
+        relay::Limits {
+            tunnels: self.tunnels,
+            tunnels_per_peer: self.tunnels_per_peer,
+            idle: self.idle.0,
+            ..relay::Limits::default()
         }
     }
 }
@@ -73,184 +100,97 @@ impl Default for Egress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddress(pub SocketAddr);
 
-impl<'de> Deserialize<'de> for PeerAddress {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let with_port = text.parse::<SocketAddr>();
-        let address = with_port.or_else(|_| text.parse::<IpAddr>().map(|ip| (ip, DEFAULT_PORT).into()));
-        address.map(Self).map_err(|_| {
-            D::Error::custom(format!(
-                "`{text}` is not a peer's address: write an IP address, with a port if it is not {DEFAULT_PORT}, \
-                 such as \"192.168.1.7\" or \"192.168.1.7:7000\""
-            ))
-        })
-    }
-}
-
-fn cidrs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Cidr>, D::Error> {
-    let texts = Vec::<String>::deserialize(deserializer)?;
-    texts
-        .iter()
-        .map(|text| {
-            text.parse()
-                .map_err(|e: <Cidr as std::str::FromStr>::Err| D::Error::custom(e))
-        })
-        .collect()
-}
-
-/// Why there is no configuration.
-#[derive(Debug)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file says something it may not.
-    Wrong {
-        /// Which.
-        path: PathBuf,
-        /// Line, key and what is allowed.
-        why: String,
-    },
-}
-
-impl std::error::Error for ConfigError {}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unreadable { path, source } => {
-                write!(f, "cannot read the configuration {}: {source}", path.display())
-            }
-            Self::Wrong { path, why } => write!(f, "{}: {}", path.display(), why.trim_end()),
-        }
-    }
-}
-
 impl Config {
-    /// Reads `path`; without one, the user's own file, then the system's; without any, the defaults.
+    /// Reads `path`; without one, the system's file and then the user's own, whose keys win; without any, the defaults.
+    /// Also gives the files that were there.
     ///
     /// # Errors
     /// Where a file that was named is missing, or one that is there cannot be read or says something wrong.
-    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        if let Some(path) = path {
-            return Self::read(path);
+    pub fn load(path: Option<&Path>) -> Result<(Self, Vec<PathBuf>), ConfigError> {
+        match path {
+            Some(path) => Self::read(&[path.into()], true),
+            None => Self::read(&standard_paths(), false),
         }
-        for path in standard_paths() {
-            match Self::read(&path) {
-                Err(ConfigError::Unreadable { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                decided => return decided,
-            }
-        }
-        Ok(Self::default())
     }
 
-    fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable {
-            path: path.into(),
-            source,
+    /// The keys in which `other` differs that a running daemon cannot take over, each as `section.key`.
+    pub fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        for (key, same) in [
+            ("device.name", self.device == other.device),
+            ("lan.port", self.lan.port == other.lan.port),
+            ("lan.interfaces", self.lan.interfaces == other.lan.interfaces),
+        ] {
+            if !same {
+                keys.push(key);
+            }
+        }
+        keys
+    }
+
+    fn read(paths: &[PathBuf], must_exist: bool) -> Result<(Self, Vec<PathBuf>), ConfigError> {
+        let mut config = Self::default();
+        let (mut found, mut wrongs) = (Vec::new(), Vec::new());
+        for path in paths {
+            let bytes = match read(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !must_exist => continue,
+                Err(source) => {
+                    let path = path.clone();
+                    return Err(ConfigError::Unreadable { path, source });
+                }
+                Ok(bytes) => bytes,
+            };
+            found.push(path.clone());
+            wrongs.extend(config.take(path, &bytes));
+        }
+        if wrongs.is_empty() {
+            Ok((config, found))
+        } else {
+            Err(ConfigError::Wrong(wrongs))
+        }
+    }
+
+    /// Takes over what a file says; gives everything that is wrong with it.
+    fn take(&mut self, path: &Path, bytes: &[u8]) -> Vec<Wrong> {
+        let text = match std::str::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => {
+                let text = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+                let source = Source { path, text };
+                let why = "not TOML: a byte that is not UTF-8, as all of the file must be".into();
+                return vec![source.wrong(text.len(), "", why)];
+            }
         };
-        let text = fs::read_to_string(path).map_err(unreadable)?;
-        toml::from_str(&text).map_err(|e| ConfigError::Wrong {
-            path: path.into(),
-            why: e.to_string(),
-        })
+        let source = Source { path, text };
+        match toml::from_str(text) {
+            Ok(raw) => check::check(&raw, &source, self),
+            Err(error) => vec![source.of_toml(error)],
+        }
     }
 }
 
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(io::Error::other(
+            "it is larger than 1 MiB, so it is no configuration",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// The least important first.
 fn standard_paths() -> Vec<PathBuf> {
     let own = std::env::var_os("XDG_CONFIG_HOME")
         .filter(|v| !v.is_empty())
         .map(PathBuf::from);
     let own = own.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
-    own.map(|dir| dir.join("tributary/tributary.toml"))
+    [PathBuf::from(SYSTEM_FILE)]
         .into_iter()
-        .chain([PathBuf::from(SYSTEM_FILE)])
+        .chain(own.map(|dir| dir.join("tributary/tributary.toml")))
         .collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<Config, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), text).unwrap();
-        Config::load(Some(file.path())).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn every_key_of_the_documented_file_has_its_real_default() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/tributary.toml");
-        let documented = fs::read_to_string(path).unwrap();
-        assert_eq!(
-            load(&documented).unwrap(),
-            Config::default(),
-            "as it stands, the file changes nothing"
-        );
-        // Every key is there as a comment with its default: uncommented, it must still be the default.
-        let mut keys = 0;
-        let uncommented: String = documented
-            .lines()
-            .map(|line| match line.strip_prefix("# ") {
-                Some(key)
-                    if key
-                        .split_once(" = ")
-                        .is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase())) =>
-                {
-                    keys += 1;
-                    format!("{key}\n")
-                }
-                _ => format!("{line}\n"),
-            })
-            .collect();
-        assert_eq!(keys, 3, "a key is missing in the documented file");
-        assert_eq!(
-            load(&uncommented).unwrap(),
-            Config {
-                lan: Lan {
-                    port: Some(DEFAULT_PORT),
-                    ..Lan::default()
-                },
-                ..Config::default()
-            }
-        );
-    }
-
-    #[test]
-    fn peers_are_addresses_with_an_optional_port() {
-        let config = load("[lan]\npeers = [\"192.168.1.7\", \"192.168.1.8:99\", \"fe80::1\"]").unwrap();
-        let addresses: Vec<String> = config.lan.peers.iter().map(|p| p.0.to_string()).collect();
-        assert_eq!(
-            addresses,
-            ["192.168.1.7:7436", "192.168.1.8:99", "[fe80::1]:7436"]
-        );
-    }
-
-    #[test]
-    fn what_is_wrong_is_named_with_its_line_and_what_is_allowed() {
-        for (text, expected) in [
-            ("[lan]\npears = []", "line 2"),
-            ("[lan]\npears = []", "peers"),
-            ("[lan]\npeers = [\"kitchen\"]", "192.168.1.7:7000"),
-            ("[egress]\nallow = [\"203.0.113.0/33\"]", "line 2"),
-            ("[egress]\nports = [70000]", "line 2"),
-            ("device = 3", "line 1"),
-        ] {
-            let error = load(text).unwrap_err();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_file_that_was_named_must_exist() {
-        let error = Config::load(Some(Path::new("/nonexistent/tributary.toml"))).unwrap_err();
-        assert!(
-            error.to_string().contains("/nonexistent/tributary.toml"),
-            "{error}"
-        );
-    }
-}
+mod tests;

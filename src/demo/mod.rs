@@ -22,14 +22,15 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::api::{Failed, GetRequest, Handler, To, Transfer};
+use crate::api::{Failed, GetRequest, Handler, Transfer};
+use crate::download::{Destination, Local};
 use crate::identity::{StateDir, StateError};
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::relay::{self, Cidr};
 use crate::task::Tasks;
 use crate::types::{LineId, Rate, UplinkKind, hex};
 use crate::uplink::limit::{Cap, Limiters};
-use crate::uplink::{Interface, Network, Uplink};
+use crate::uplink::{Interface, Network, Rules, Uplink};
 
 use origin::{Authority, Options, Origin, OriginError};
 
@@ -140,13 +141,14 @@ impl Household {
     pub fn download(&self, pool: bool) -> Result<Transfer, Failed> {
         let name = if pool { "with-everybody.bin" } else { "alone.bin" };
         let port = self.origin.address().port();
-        self.nodes[0].get(GetRequest {
+        let request = GetRequest {
             url: format!("https://{HOST}:{port}/big.bin/{SIZE}"),
             headers: Vec::new(),
             sha256: Some(self.digest.clone()),
-            to: To::File(self.scratch.0.join(name)),
             pool,
-        })
+        };
+        let file = Destination::File(self.scratch.0.join(name));
+        self.nodes[0].get(request, Arc::new(Local::new(file, &self.tasks)))
     }
 
     /// Stops everything and removes what it wrote.
@@ -203,6 +205,7 @@ fn peer(
             limiters,
             ..relay::Config::default()
         },
+        rules: Rules::default(),
         network: Some(network(number, uplink)),
         origins: Some(tls),
     }
@@ -226,10 +229,13 @@ fn network(number: u8, uplink: String) -> Network {
         name: uplink,
         kind: UplinkKind::Wired,
         metered: false,
+        lend: true,
         line: LineId([number; 8]),
+        line_named: false,
         v4: Some(Ipv4Addr::new(127, 0, 0, 10 + number)),
         v6: None,
         gateway: None,
+        gateway_addresses: Vec::new(),
         metric: 0,
         bind: false,
     };

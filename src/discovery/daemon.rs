@@ -20,8 +20,9 @@ pub const SERVICE: &str = "_tributary._udp.local.";
 const MAX_ADDRESSES: usize = 8;
 /// A household's records are some ten per peer. Above this, somebody fills the cache.
 const MAX_RECORDS: i64 = 2_000;
-/// Timers are made for each sighting of a record, too, and live as long as records do (75 minutes).
-const MAX_TIMERS: i64 = 20_000;
+/// Timers are made for each sighting of a record, too, and live as long as records do (75 minutes): thirty peers that
+/// announce themselves every minute come to some 30,000, of 16 bytes each.
+const MAX_TIMERS: i64 = 60_000;
 /// The library's thread answers in microseconds; if it does not it has died or hangs.
 const ANSWER: Duration = Duration::from_secs(1);
 /// A name longer than this is no peer's: ours have 8 digits.
@@ -88,6 +89,11 @@ impl Session {
     pub(super) fn browse_again(&mut self) -> Result<(), DiscoveryError> {
         self.events = self.daemon.browse(SERVICE)?;
         Ok(())
+    }
+
+    /// Announces anew.
+    pub(super) fn announce_again(&self, announcement: &Announcement) -> Result<(), DiscoveryError> {
+        Ok(self.daemon.register(service(announcement)?)?)
     }
 
     /// Whether the library's cache is of a size that peers explain. False, too, if it does not answer.
@@ -316,7 +322,7 @@ mod tests {
         };
         assert!(is_small(&metrics(100, 1000)));
         assert!(!is_small(&metrics(1001, 0)));
-        assert!(!is_small(&metrics(0, 20_001)));
+        assert!(!is_small(&metrics(0, 60_001)));
     }
 
     #[test]

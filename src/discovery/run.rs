@@ -8,9 +8,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::{Jumps, Reading};
 use crate::discovery::daemon::{self, Announcement, Face, Session};
 use crate::discovery::table::Table;
 use crate::discovery::{DiscoveryError, Event};
+use crate::task::Seldom;
 use crate::uplink::Network;
 
 /// How often the library's cache is measured: a flood was seen to grow it by 10 MB a second.
@@ -23,8 +25,20 @@ const CLOSE_AGAIN: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(10);
 /// How long after a new beginning those who have not answered are taken as gone: all answer within two seconds.
 const SETTLED: Duration = Duration::from_secs(10);
+/// A household that answers has done so by then; see [`Run::say_if_alone`].
+const ALONE: Duration = Duration::from_secs(10);
 /// When to ask anew after dropping new names of a flood: one of them may have been a peer.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
+
+/// What anybody on the LAN can cause, and an interface that flaps, must not fill the log.
+static FLOODS: Seldom = Seldom::new(3, Duration::from_secs(600));
+static FAILURES: Seldom = Seldom::new(3, Duration::from_secs(600));
+static NOWHERE: Seldom = Seldom::new(3, Duration::from_secs(600));
+/// How often a peer announces itself unasked, and as much longer as its name says. Addresses live for 120 s, and at 80 %
+/// of that all who know a peer would ask for it at the same instant: among thirty, 170 kB in a second.
+const ANNOUNCE: Duration = Duration::from_secs(60);
+/// Spread over so many seconds, so that a household that started at once does not speak at once.
+const ANNOUNCE_SPREAD: u8 = 30;
 
 /// Discovery's state.
 pub(super) struct Run {
@@ -39,8 +53,12 @@ pub(super) struct Run {
     begun: Option<Instant>,
     restart_at: Option<Instant>,
     ask_at: Option<Instant>,
+    announce_at: Instant,
     /// When to forget whom nobody has seen since that count of the table's.
     forget_at: Option<(Instant, u64)>,
+    /// Whether anybody ever answered, or it was said that nobody does.
+    settled: bool,
+    jumps: Jumps,
 }
 
 impl Run {
@@ -66,7 +84,10 @@ impl Run {
             begun,
             restart_at: None,
             ask_at: None,
+            announce_at: now + ANNOUNCE,
             forget_at: None,
+            settled: false,
+            jumps: Jumps::default(),
         })
     }
 
@@ -90,6 +111,7 @@ impl Run {
                 }
                 () = at(self.restart_at) => self.restart().await,
                 () = at(self.ask_at) => self.ask_again(),
+                () = tokio::time::sleep_until(self.announce_at), if self.restart_at.is_none() => self.announce_again(),
                 () = at(self.forget_at.map(|(time, _)| time)) => self.forget_unseen(),
                 _ = check.tick(), if self.restart_at.is_none() => self.check().await,
             }
@@ -122,6 +144,7 @@ impl Run {
                 match found {
                     Some(found) if found.instance == self.announcement.instance => {}
                     Some(found) => {
+                        self.settled = true;
                         let now = Instant::now();
                         if !self.table.seen(found, now) {
                             self.ask_at.get_or_insert(now + ASK_AGAIN);
@@ -161,12 +184,44 @@ impl Run {
         }
     }
 
+    fn announce_again(&mut self) {
+        let spread = self.announcement.instance.bytes().fold(0_u8, u8::wrapping_add) % ANNOUNCE_SPREAD;
+        self.announce_at = Instant::now() + ANNOUNCE + Duration::from_secs(spread.into());
+        if let Some(session) = &self.session
+            && let Err(error) = session.announce_again(&self.announcement)
+        {
+            // Its queue is full, in a flood say: there will be a next time.
+            tracing::debug!(%error, "not announced again");
+        }
+    }
+
     async fn check(&mut self) {
+        self.say_if_alone();
+        // The library takes a calendar that was set for a sleep, and forgets records that are good.
+        if self.jumps.look(Reading::now()).is_some() {
+            self.ask_again();
+        }
         if let Some(session) = &self.session
             && !session.is_sound().await
         {
-            tracing::warn!("the mDNS cache grew beyond what peers explain, or hangs: starting anew");
+            if let Some(more) = FLOODS.pass() {
+                tracing::warn!(
+                    more,
+                    "the mDNS cache grew beyond what peers explain, or hangs: starting anew"
+                );
+            }
             self.restart_soon();
+        }
+    }
+
+    /// Once: a household of one device is as it should be, but where there are more, multicast does not get through.
+    fn say_if_alone(&mut self) {
+        if !self.settled && self.begun.is_some_and(|begun| begun.elapsed() >= ALONE) {
+            self.settled = true;
+            tracing::info!(
+                "no other device answers mDNS here: this one is alone, or the network blocks multicast. It works alone; \
+                 peers met before and those named in [lan] peers are dialled all the same"
+            );
         }
     }
 
@@ -187,7 +242,9 @@ impl Run {
                 self.session = session;
             }
             Err(error) => {
-                tracing::warn!(%error, "no discovery for now: trying again in {RETRY:?}");
+                if let Some(more) = FAILURES.pass() {
+                    tracing::warn!(%error, more, "no discovery for now: trying again in {RETRY:?}");
+                }
                 self.restart_at = Some(now + RETRY);
             }
         }
@@ -196,7 +253,9 @@ impl Run {
 
 fn open(announcement: &Announcement, faces: &[Face]) -> Result<Option<Session>, DiscoveryError> {
     if faces.is_empty() {
-        tracing::info!("no LAN interface to look for peers on yet");
+        if let Some(more) = NOWHERE.pass() {
+            tracing::info!(more, "no LAN interface to look for peers on yet");
+        }
         return Ok(None);
     }
     Session::open(announcement, faces).map(Some)

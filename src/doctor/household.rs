@@ -69,7 +69,7 @@ pub(super) async fn daemon(sockets: &[impl AsRef<Path>]) -> Answer {
                 };
             }
             Ok(Err(ClientError::NoDaemon)) => continue,
-            Ok(Err(ClientError::NotAllowed)) => Daemon::NotAllowed {
+            Ok(Err(ClientError::NotAllowed { .. })) => Daemon::NotAllowed {
                 socket: socket.into(),
                 group: system::group_of(socket),
             },
@@ -191,6 +191,7 @@ impl Guest {
             port,
             name: options.name.clone(),
             offers: watch::channel(Vec::new()).1,
+            home: watch::channel(crate::link::Home::default()).1,
             gate: Arc::new(move |ip| on_lan.is_on_link(ip, only.as_deref())),
         };
         let (links, events, tunnels) = Links::start(config, &key, tasks).map_err(|e| e.to_string())?;

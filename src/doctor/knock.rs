@@ -113,6 +113,7 @@ mod tests {
             port: 0,
             name: "here".into(),
             offers: watch::channel(Vec::new()).1,
+            home: watch::channel(crate::link::Home::default()).1,
             // It answers before it looks who asks.
             gate: Arc::new(|_| false),
         };

@@ -13,6 +13,7 @@ use hyper::header::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::uplink::dial::{order, race};
+use crate::uplink::limit::Limiter;
 use crate::uplink::resolve::Resolver;
 use crate::uplink::{Uplink, connect};
 
@@ -103,7 +104,8 @@ async fn dial(
         .into_iter()
         .map(|ip| SocketAddr::new(ip, port))
         .collect();
-    let racing = race(&addresses, |to| connect(uplink, to, limit));
+    let unlimited = Limiter::default();
+    let racing = race(&addresses, |to| connect(uplink, to, limit, &unlimited));
     let won = tokio::time::timeout(limit, racing).await;
     let (_, stream) = won.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     Ok(stream)
@@ -222,10 +224,13 @@ mod tests {
             name: "wan0".into(),
             kind: UplinkKind::Wired,
             metered: false,
+            lend: true,
             line: LineId([0; 8]),
+            line_named: false,
             v4: None,
             v6: None,
             gateway: None,
+            gateway_addresses: Vec::new(),
             metric: 0,
             bind: true,
         }

@@ -102,7 +102,7 @@ impl fmt::Display for Why {
             Self::Status(status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::GONE)) => {
                 write!(
                     f,
-                    "answered {status} here: the origin may tie the link to one address"
+                    "the origin may tie the link to one address: answered {status} here"
                 )
             }
             Self::Status(status) => write!(f, "answered {status} here"),

@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -16,6 +16,7 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::CertificateError;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::BufReader;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
+use crate::clock;
 use crate::lane::DialError;
 use crate::lane::Lane;
 use crate::lane::Stream;
@@ -72,6 +74,8 @@ pub(super) enum OpenError {
     Dial(#[from] DialError),
     #[error("the certificate of `{host}` is not valid: {detail}")]
     Certificate { host: String, detail: String },
+    #[error("this device's clock says {date}, so the certificate of `{host}` cannot be checked")]
+    ClockNotSet { host: String, date: String },
     #[error("the TLS handshake failed: {0}")]
     Tls(#[source] std::io::Error),
     #[error("no answer to the TLS handshake within {TLS_LIMIT:?}")]
@@ -215,26 +219,87 @@ async fn secure(
     endpoint: &Endpoint,
     tls: &Arc<ClientConfig>,
 ) -> Result<impl Stream + use<>, OpenError> {
-    let certificate = |detail: String| OpenError::Certificate {
+    let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| OpenError::Certificate {
         host: endpoint.host.clone(),
-        detail,
-    };
-    let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| certificate(e.to_string()))?;
+        detail: e.to_string(),
+    })?;
     let buffered = BufReader::with_capacity(READ_AHEAD, stream);
     match timeout(TLS_LIMIT, TlsConnector::from(tls.clone()).connect(name, buffered)).await {
         Err(_) => Err(OpenError::TlsTimeout),
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(match certificate_error(&error) {
-            Some(detail) => certificate(detail),
+        Ok(Err(error)) => Err(match error.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(refused) => {
+                distrust(refused, &endpoint.host, SystemTime::now()).unwrap_or(OpenError::Tls(error))
+            }
             None => OpenError::Tls(error),
         }),
     }
 }
 
-fn certificate_error(error: &std::io::Error) -> Option<String> {
-    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::InvalidCertificate(why) => Some(why.to_string()),
-        rustls::Error::NoCertificatesPresented => Some("it showed none".to_owned()),
-        _ => None,
+/// What it means that TLS ended with this error; `None` where it is not about who the origin is.
+fn distrust(error: &rustls::Error, host: &str, calendar: SystemTime) -> Option<OpenError> {
+    let (host, date) = (host.to_owned(), clock::date(calendar));
+    let detail = match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+            | CertificateError::Expired
+            | CertificateError::ExpiredContext { .. },
+        ) if !clock::is_set(calendar) => return Some(OpenError::ClockNotSet { host, date }),
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
+        ) => format!("it is not valid yet, as this device's clock says {date}"),
+        rustls::Error::InvalidCertificate(
+            CertificateError::Expired | CertificateError::ExpiredContext { .. },
+        ) => {
+            format!("it has expired, as this device's clock says {date}")
+        }
+        rustls::Error::InvalidCertificate(why) => why.to_string(),
+        rustls::Error::NoCertificatesPresented => "it showed none".to_owned(),
+        _ => return None,
+    };
+    Some(OpenError::Certificate { host, detail })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(why: CertificateError, days: u64) -> String {
+        let calendar = SystemTime::UNIX_EPOCH + Duration::from_secs(days * 86_400);
+        let error = rustls::Error::InvalidCertificate(why);
+        distrust(&error, "a.example", calendar).map_or_else(String::new, |e| e.to_string())
+    }
+
+    #[test]
+    fn flt_17_a_certificate_of_the_wrong_time_under_a_clock_that_was_never_set_is_no_fault_of_the_origins() {
+        let unset =
+            "this device's clock says 1970-01-11, so the certificate of `a.example` cannot be checked";
+        for why in [CertificateError::NotValidYet, CertificateError::Expired] {
+            assert_eq!(told(why, 10), unset);
+        }
+        assert_eq!(
+            told(CertificateError::UnknownIssuer, 10),
+            "the certificate of `a.example` is not valid: UnknownIssuer",
+            "what is wrong at any time"
+        );
+    }
+
+    #[test]
+    fn flt_17_a_certificate_of_the_wrong_time_under_a_clock_that_may_be_right_is_told_with_the_date() {
+        assert_eq!(
+            told(CertificateError::Expired, 25_000),
+            "the certificate of `a.example` is not valid: it has expired, as this device's clock says 2038-06-13"
+        );
+        assert_eq!(
+            told(CertificateError::NotValidYet, 25_000),
+            "the certificate of `a.example` is not valid: it is not valid yet, as this device's clock says 2038-06-13"
+        );
+    }
+
+    #[test]
+    fn what_is_not_about_the_certificate_is_left_to_the_caller() {
+        let calendar = SystemTime::UNIX_EPOCH;
+        assert!(distrust(&rustls::Error::HandshakeNotComplete, "a.example", calendar).is_none());
     }
 }

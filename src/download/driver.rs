@@ -7,9 +7,11 @@
 //! or end it; when [`Driver::run`] returns, no worker and no write is left.
 
 mod reactions;
+mod relief;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::answer::Known;
 use super::check::Finding;
 use super::error::DownloadError;
+use super::files::finish;
 use super::flow::Sink;
 use super::lanes::{Choice, Member, unused};
 use super::route::{Route, Shared};
@@ -31,7 +34,7 @@ use super::worker::{Fetch, Lease, News, Ready, work};
 use super::{Phase, Progress};
 use crate::lane::LaneSet;
 use crate::store::Generation;
-use crate::store::PartFile;
+use crate::store::Part;
 use crate::store::StoreError;
 use crate::store::Synced;
 use crate::stripe::Action;
@@ -53,6 +56,8 @@ const TICK: Duration = Duration::from_millis(200);
 const MAX_NEWS: usize = 64;
 /// So long before the end what is written so far is brought to the disk: three ticks, so that one of them meets it.
 const LAST_SYNC: Duration = Duration::from_millis(600);
+/// A lease that is taken away after so long a silence has hung: what is idle beside it goes the same dead way.
+const HUNG: Duration = Duration::from_millis(1_500);
 /// Without a byte for so long the download gives up; a pause that the origin asked for does not count.
 const GIVE_UP: Duration = Duration::from_secs(120);
 /// A lane whose answers were the origin's fault so often in a row has nothing to hope for.
@@ -62,10 +67,10 @@ const MAX_FAULTS: u32 = 4;
 const TOO_MANY: &str = "enough lanes are at work: one origin gets 16 connections at most";
 
 /// How a striped run ended, if not by an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// All bytes are written, checked and under their final name.
-    Complete,
+    /// All bytes are written, checked and under their final name: this one.
+    Complete(PathBuf),
     /// The content changed: start again.
     Changed,
     /// The origin does not do ranges after all: one stream.
@@ -84,7 +89,7 @@ pub(super) struct Start {
     pub(super) progress: watch::Sender<Progress>,
     pub(super) stop: CancellationToken,
     pub(super) known: Known,
-    pub(super) part: Arc<PartFile>,
+    pub(super) part: Arc<Part>,
     /// The lane of the first answer, and the origin's address it used.
     pub(super) home: Arc<Route>,
     pub(super) address: IpAddr,
@@ -118,7 +123,7 @@ pub(super) struct Driver {
     address: IpAddr,
     latency: Duration,
     first: Option<Ready>,
-    part: Arc<PartFile>,
+    part: Arc<Part>,
     fetch: Arc<Fetch>,
     news: mpsc::Receiver<News>,
     /// A version check, and the leases that wait for it with the bytes they reached.
@@ -129,6 +134,8 @@ pub(super) struct Driver {
     alive: Instant,
     last_failure: String,
     last_fault: Option<StatusCode>,
+    /// Lanes that gave way to another one of their line.
+    failing: BTreeMap<LaneId, relief::Failing>,
     complete: bool,
     near_the_end: bool,
 }
@@ -149,6 +156,8 @@ struct Doubt {
 #[derive(Debug)]
 struct Worker {
     lane: LaneId,
+    /// When it brought its last bytes, or began.
+    heard: Instant,
     end: Arc<AtomicU64>,
     task: AbortOnDropHandle<Option<()>>,
 }
@@ -201,6 +210,7 @@ impl Driver {
             alive: now,
             last_failure: "nothing was tried".to_owned(),
             last_fault: None,
+            failing: BTreeMap::new(),
             complete: false,
             near_the_end: false,
         }
@@ -215,12 +225,12 @@ impl Driver {
         if let Some(syncing) = self.syncing.take() {
             let _ = syncing.await;
         }
-        if !matches!(result, Ok(Ending::Complete)) {
+        let is_complete = matches!(result, Ok(Ending::Complete(_)));
+        if !is_complete {
             // Best effort: what does not get into the journal is fetched again.
             let part = self.part.clone();
             let _ = self.shared.tasks.blocking(move || part.sync().map(|_| ())).await;
         }
-        let is_complete = matches!(result, Ok(Ending::Complete));
         self.publish(if is_complete {
             Phase::Finishing
         } else {
@@ -275,6 +285,7 @@ impl Driver {
                     None
                 }
                 Event::Tick => {
+                    self.relieve(Instant::now());
                     self.publish(Phase::Striped);
                     self.sync_if_due();
                     self.give_up_if_hopeless()?;
@@ -318,7 +329,10 @@ impl Driver {
                         worker.end.fetch_min(end, Ordering::Relaxed);
                     }
                 }
-                Action::Cancel { lease } => self.forget(lease),
+                Action::Cancel { lease } => {
+                    self.close_idle_if_hung(lease);
+                    self.forget(lease);
+                }
                 Action::Done => self.complete = true,
             }
         }
@@ -354,14 +368,22 @@ impl Driver {
             self.fetch.clone(),
         );
         let task = AbortOnDropHandle::new(self.shared.tasks.spawn("lease", work));
-        self.workers.insert(lease, Worker { lane, end, task });
+        let worker = Worker {
+            lane,
+            heard: now,
+            end,
+            task,
+        };
+        self.workers.insert(lease, worker);
         self.open_ahead(lane, range);
     }
 
     /// Opens one connection more once all of a lane's are at work on something long: the scheduler asks for a lease's
     /// successor before it ends, where all lanes may have so many.
     fn open_ahead(&self, lane: LaneId, range: ByteRange) {
-        let may_overlap = self.members.len() * (SLOTS + 1) <= MAX_CONNECTIONS;
+        // Those that are chosen and only about to come count as well.
+        let lanes = self.members.len().max(self.choice.used.len());
+        let may_overlap = lanes * (SLOTS + 1) <= MAX_CONNECTIONS;
         let busy = self.members.get(&lane).filter(|m| m.working.len() == SLOTS);
         if let Some(member) = busy
             && may_overlap
@@ -369,6 +391,15 @@ impl Driver {
             && !member.route.has_spare()
         {
             member.route.warm(1);
+        }
+    }
+
+    /// The next lease of a lane that fell silent shall dial: its uplink may have another address, or the origin another way
+    /// to be reached, while a connection in reserve would hang as this one does.
+    fn close_idle_if_hung(&self, lease: LeaseId) {
+        let hung = self.workers.get(&lease).filter(|w| w.heard.elapsed() >= HUNG);
+        if let Some(member) = hung.and_then(|w| self.members.get(&w.lane)) {
+            member.route.close_idle();
         }
     }
 
@@ -439,10 +470,14 @@ impl Driver {
                 return Err(StoreError::Lost { ranges }.into());
             }
         }
-        let (part, sha256) = (self.part.clone(), self.shared.job.sha256);
-        let finished = self.shared.tasks.blocking(move || part.finish(sha256)).await;
-        finished.map_err(|_panicked| DownloadError::Stopped { resumable: true })??;
-        Ok(Ending::Complete)
+        let shared = &self.shared;
+        let finished = finish(
+            &*shared.files,
+            self.part.clone(),
+            shared.job.sha256,
+            &shared.tasks,
+        );
+        Ok(Ending::Complete(finished.await?))
     }
 
     fn give_up_if_hopeless(&self) -> Result<(), DownloadError> {

@@ -38,6 +38,19 @@ pub enum DownloadError {
         /// What TLS said.
         detail: String,
     },
+    /// This device does not know what time it is, so no certificate can be checked.
+    #[error(
+        "this device's clock says {date}: set it; after {seconds} s it still was not right, and without it {host} \
+         cannot prove who it is; run the same command again then"
+    )]
+    ClockNotSet {
+        /// The origin.
+        host: String,
+        /// What the clock says.
+        date: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// TLS cannot be set up at all.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::client::Connection;
-use crate::store::PartFile;
+use crate::store::Part;
 use crate::store::StoreError;
 use crate::task::Tasks;
 
@@ -33,13 +33,13 @@ const END_LIMIT: Duration = Duration::from_millis(200);
 /// Where the bytes go.
 #[derive(Clone, Debug)]
 pub(super) struct Sink {
-    part: Arc<PartFile>,
+    part: Arc<Part>,
     tasks: Tasks,
     writes: Arc<Semaphore>,
 }
 
 impl Sink {
-    pub(super) fn new(part: Arc<PartFile>, tasks: Tasks) -> Self {
+    pub(super) fn new(part: Arc<Part>, tasks: Tasks) -> Self {
         let writes = Arc::new(Semaphore::new(WRITES));
         Self { part, tasks, writes }
     }

@@ -20,11 +20,11 @@ use super::client::Endpoint;
 use super::driver::{Driver, Ending, MAX_CONNECTIONS, SLOTS, Start};
 use super::error::DownloadError;
 use super::generation;
-use super::lanes::choose;
+use super::lanes::choose_fresh;
 use super::probe::{First, first};
 use super::route::{Route, Shared};
 use super::worker::Ready;
-use super::{Context, Destination, Job, Outcome, Progress};
+use super::{Context, Files, Job, Outcome, Progress};
 use crate::lane::LaneInfo;
 use crate::store::Generation;
 use crate::task::Tasks;
@@ -58,7 +58,7 @@ const OWN_HEADERS: [HeaderName; 8] = [
     ACCEPT_ENCODING,
 ];
 
-/// Downloads `job` to its destination, over all lanes that serve.
+/// Downloads `job` into `files`, over all lanes that serve.
 ///
 /// Dropping the future ends everything at once; cancelling `stop` brings what is fetched to the disk first.
 ///
@@ -66,7 +66,7 @@ const OWN_HEADERS: [HeaderName; 8] = [
 /// See [`DownloadError`]; after most of them the same call continues where this one stopped.
 pub async fn run(
     job: Job,
-    to: Destination,
+    files: Arc<dyn Files>,
     context: Context,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
@@ -75,6 +75,7 @@ pub async fn run(
     let tasks = context.tasks.child();
     let shared = Arc::new(Shared {
         job,
+        files,
         tls: context.tls,
         tasks: tasks.clone(),
     });
@@ -83,7 +84,6 @@ pub async fn run(
     let stop = either(&stop, &tasks);
     let run = Run {
         shared,
-        to,
         lanes: context.lanes,
         progress,
         stop,
@@ -136,7 +136,6 @@ fn without_password(url: &Url) -> String {
 
 struct Run {
     shared: Arc<Shared>,
-    to: Destination,
     lanes: watch::Receiver<crate::lane::LaneSet>,
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
@@ -262,10 +261,10 @@ impl Run {
         routes: &[Arc<Route>],
         resume: Option<Resume>,
     ) -> Result<Next, DownloadError> {
-        let (path, part, resumed) = match resume {
+        let (part, resumed) = match resume {
             Some(resume) => {
                 let bytes = resume.part.written().len();
-                (resume.path, resume.part, bytes)
+                (resume.part, bytes)
             }
             None => self.open(&got.answer, Some(generation.clone())).await?,
         };
@@ -304,7 +303,7 @@ impl Run {
             }
             Ending::NoRanges => Ok(Next::OneStream(NO_RANGES)),
             Ending::Unsteady => Ok(Next::OneStream(NO_VERSION)),
-            Ending::Complete => {
+            Ending::Complete(path) => {
                 let now = Instant::now();
                 let measured = driver.contributors().filter(|m| m.bytes >= MIN_MEASURED);
                 let best_single = measured.map(|m| m.mean_rate(now)).max();
@@ -334,10 +333,12 @@ impl Run {
     /// The lanes to use, home first. `warm`: connections open on all while the first answer is under way.
     async fn routes(&mut self, warm: bool) -> Result<Vec<Arc<Route>>, DownloadError> {
         let job = &self.shared.job;
-        let some = self.lanes.wait_for(|lanes| !choose(lanes, job).used.is_empty());
+        let some = self
+            .lanes
+            .wait_for(|lanes| !choose_fresh(lanes, job).used.is_empty());
         let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(some)).await;
-        let mut used = match waited {
-            Ok(Some(Ok(lanes))) => choose(&lanes, job).used,
+        let choice = match waited {
+            Ok(Some(Ok(lanes))) => choose_fresh(&lanes, job),
             Ok(None) => {
                 return Err(DownloadError::Stopped {
                     resumable: self.resumable,
@@ -345,13 +346,17 @@ impl Run {
             }
             Ok(Some(Err(_))) | Err(_) => return Err(DownloadError::NoLanes),
         };
+        let mut used = choice.used;
         used.sort_by_key(|lane| Some(lane.info().id) != self.majority);
+        let few = used.len().min(MAX_CONNECTIONS / SLOTS);
+        // Those that only share another one's line are asked where nobody else answers.
         let routes: Vec<_> = used
             .into_iter()
+            .chain(choice.spare)
             .map(|lane| Arc::new(Route::new(lane, self.shared.clone())))
             .collect();
-        let few = routes.iter().take(MAX_CONNECTIONS / SLOTS).filter(|_| warm);
-        for (at, route) in few.enumerate() {
+        let few = if warm { few } else { 0 };
+        for (at, route) in routes.iter().take(few).enumerate() {
             // The home lane opens one itself, for the first question.
             route.warm(if at == 0 { SLOTS - 1 } else { SLOTS });
         }

@@ -19,8 +19,8 @@ use crate::lane::LaneInfo;
 use crate::store::Generation;
 use crate::stripe;
 use crate::stripe::LaneSnapshot;
+use crate::stripe::Pause;
 use crate::types::LaneId;
-use crate::types::LineId;
 use crate::types::Rate;
 use crate::types::UplinkKind;
 
@@ -31,37 +31,106 @@ pub(super) struct Choice {
     pub(super) used: Vec<Arc<dyn Lane>>,
     /// Not to be used, and why.
     pub(super) unused: Vec<(LaneInfo, String)>,
+    /// Of the unused, those that only share another one's line: they take over where that one fails.
+    pub(super) spare: Vec<Arc<dyn Lane>>,
 }
 
-/// Chooses among all lanes there are.
-pub(super) fn choose(lanes: &[Arc<dyn Lane>], job: &Job) -> Choice {
+/// What a job has seen of a lane so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// Nothing.
+    Fresh,
+    /// It is at work: another one of its line is not taken just because it may be faster.
+    Serving,
+    /// It does not serve now: any other one of its line is better.
+    Failing,
+}
+
+/// Which lanes a job may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Terms {
+    /// Lent ones at all.
+    pool: bool,
+    /// The way there could change the content unseen.
+    plain: bool,
+}
+
+/// A lane as a download that began now would treat it.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// Which.
+    pub info: LaneInfo,
+    /// Why it would not be used, in words. `None`: it would be.
+    pub idle: Option<String>,
+}
+
+/// What a pooled download over https would do with these lanes, in the order in which it would take them.
+pub fn plan(lanes: &[Arc<dyn Lane>]) -> Vec<Planned> {
+    let terms = Terms {
+        pool: true,
+        plain: false,
+    };
+    let choice = sort_out(lanes, terms, |_| Record::Fresh);
+    let used = choice.used.iter().map(|lane| Planned {
+        info: lane.info().clone(),
+        idle: None,
+    });
+    let idle = choice.unused.into_iter().map(|(info, why)| Planned {
+        info,
+        idle: Some(why),
+    });
+    used.chain(idle).collect()
+}
+
+/// Chooses among all lanes there are, given what the job has seen of them.
+pub(super) fn choose(lanes: &[Arc<dyn Lane>], job: &Job, record: impl Fn(LaneId) -> Record) -> Choice {
+    let terms = Terms {
+        pool: job.pool,
+        plain: job.url.scheme() == "http" && job.sha256.is_none(),
+    };
+    sort_out(lanes, terms, record)
+}
+
+/// What is chosen before anything was seen.
+pub(super) fn choose_fresh(lanes: &[Arc<dyn Lane>], job: &Job) -> Choice {
+    choose(lanes, job, |_| Record::Fresh)
+}
+
+fn sort_out(lanes: &[Arc<dyn Lane>], terms: Terms, record: impl Fn(LaneId) -> Record) -> Choice {
     let mut ordered: Vec<_> = lanes.iter().collect();
-    ordered.sort_by_key(|lane| preference(lane.info()));
+    ordered.sort_by_key(|lane| preference(lane.info(), record(lane.info().id)));
     let mut choice = Choice::default();
-    let mut lines: Vec<(LineId, String)> = Vec::new();
     for lane in ordered {
         let info = lane.info();
-        let why_not = if info.peer.is_some() && !job.pool {
-            Some("the pool is not used for this download".to_owned())
-        } else if info.peer.is_some() && job.url.scheme() == "http" && job.sha256.is_none() {
-            Some("plain http without a checksum: a lender could change it".to_owned())
+        if info.peer.is_some() && !terms.pool {
+            let why = "the pool is not used for this download".to_owned();
+            choice.unused.push((info.clone(), why));
+        } else if info.peer.is_some() && terms.plain {
+            let why = "plain http without a checksum: a lender could change it".to_owned();
+            choice.unused.push((info.clone(), why));
+        } else if let Some(other) = choice.used.iter().find(|used| used.info().line == info.line) {
+            let why = shares(other.info(), record(info.id));
+            choice.unused.push((info.clone(), why));
+            choice.spare.push(lane.clone());
         } else {
-            let same = lines.iter().find(|(line, _)| *line == info.line);
-            same.map(|(_, owner)| format!("shares the line of {owner}"))
-        };
-        match why_not {
-            Some(why) => choice.unused.push((info.clone(), why)),
-            None => {
-                lines.push((info.line, format!("{} {}", info.owner, info.uplink)));
-                choice.used.push(lane.clone());
-            }
+            choice.used.push(lane.clone());
         }
     }
     choice
 }
 
-/// Own before lent, free before metered, fast before slow, cable before radio; then as they come.
-fn preference(info: &LaneInfo) -> impl Ord + use<> {
+/// Why a lane is not used beside `other`, which is of its line.
+fn shares(other: &LaneInfo, record: Record) -> String {
+    let owner = &other.owner;
+    match record {
+        Record::Failing => format!("failed: {owner} took over on the same line"),
+        Record::Fresh | Record::Serving => format!("shares {owner}'s line"),
+    }
+}
+
+/// What works before what fails; own before lent, free before metered, at work before not, fast before slow, cable before
+/// radio; then as they come.
+fn preference(info: &LaneInfo, record: Record) -> impl Ord + use<> {
     let rate = info.hint.map_or(0, Rate::as_bits);
     let kind = match info.kind {
         UplinkKind::Wired => 0,
@@ -69,7 +138,9 @@ fn preference(info: &LaneInfo) -> impl Ord + use<> {
         UplinkKind::Cellular => 2,
         UplinkKind::Virtual => 3,
     };
-    (info.peer.is_some(), info.metered, Reverse(rate), kind, info.id)
+    let (failing, resting) = (record == Record::Failing, record != Record::Serving);
+    let lent = info.peer.is_some();
+    (failing, lent, info.metered, resting, Reverse(rate), kind, info.id)
 }
 
 /// A lane in use and what it did so far.
@@ -95,6 +166,10 @@ pub(super) struct Member {
     pub(super) any_version: bool,
     /// The other version that it sees even at the home lane's address.
     pub(super) seen: Option<Generation>,
+    /// What went wrong since it last brought a byte, in words.
+    pub(super) trouble: Option<String>,
+    /// Its lender's limit is reached.
+    pub(super) busy: bool,
 }
 
 impl Member {
@@ -111,6 +186,8 @@ impl Member {
             ineligible: None,
             any_version: false,
             seen: None,
+            trouble: None,
+            busy: false,
         }
     }
 
@@ -141,7 +218,7 @@ impl Member {
         let state = match (&self.ineligible, snapshot.map(|s| s.state)) {
             (Some(why), _) => LaneState::Ineligible(why.to_string()),
             (None, Some(stripe::LaneState::Active)) => LaneState::Active,
-            (None, Some(stripe::LaneState::Parked { until })) => LaneState::Parked { until },
+            (None, Some(stripe::LaneState::Parked { until, why })) => self.parked(until, why),
             (None, Some(stripe::LaneState::Ineligible)) => {
                 LaneState::Ineligible("it cannot serve this".to_owned())
             }
@@ -158,6 +235,22 @@ impl Member {
             bytes: self.bytes,
             state,
         }
+    }
+}
+
+impl Member {
+    fn parked(&self, until: Instant, pause: Pause) -> LaneState {
+        let (failures, why) = match pause {
+            Pause::Failures(1) => (Some(1), "parked after 1 failure".to_owned()),
+            Pause::Failures(n) => (Some(n), format!("parked after {n} failures")),
+            Pause::Silent => (None, "parked, because nothing came any more".to_owned()),
+            Pause::Origin => (None, "parked, because the origin has a fault".to_owned()),
+            Pause::Refused => {
+                let usual = || "the origin wants less over this line".to_owned();
+                (None, self.trouble.clone().unwrap_or_else(usual))
+            }
+        };
+        LaneState::Parked { until, failures, why }
     }
 }
 
@@ -178,6 +271,7 @@ pub(super) fn has(lanes: &[Arc<dyn Lane>], id: LaneId) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::types::LineId;
     use futures_util::future::BoxFuture;
     use url::Url;
 
@@ -226,7 +320,11 @@ mod tests {
     }
 
     fn used(lanes: &[Arc<dyn Lane>], job: &Job) -> Vec<u64> {
-        choose(lanes, job).used.iter().map(|l| l.info().id.0).collect()
+        choose_fresh(lanes, job)
+            .used
+            .iter()
+            .map(|l| l.info().id.0)
+            .collect()
     }
 
     #[test]
@@ -247,9 +345,70 @@ mod tests {
     fn of_the_lanes_on_one_line_the_preferred_one_is_used() {
         let same = |l: &mut LaneInfo| l.line = LineId([9; 8]);
         let lanes = [lane(10, same), lane(2, same), lane(11, |_| {})];
-        let choice = choose(&lanes, &job("https://a.example/"));
+        let choice = choose_fresh(&lanes, &job("https://a.example/"));
         assert_eq!(used(&lanes, &job("https://a.example/")), [2, 11]);
-        assert_eq!(choice.unused[0].1, "shares the line of owner-2 up0");
+        assert_eq!(choice.unused[0].1, "shares owner-2's line");
+    }
+
+    #[test]
+    fn the_lane_at_work_stays_on_its_line_until_it_fails() {
+        let fast = |l: &mut LaneInfo| {
+            l.line = LineId([9; 8]);
+            l.hint = Some(Rate::bits(9_000_000));
+        };
+        let lanes = [lane(10, |l| l.line = LineId([9; 8])), lane(11, fast)];
+        let job = job("https://a.example/");
+        let first = |record: fn(LaneId) -> Record| choose(&lanes, &job, record).used[0].info().id.0;
+        let serving = |id: LaneId| {
+            if id.0 == 10 {
+                Record::Serving
+            } else {
+                Record::Fresh
+            }
+        };
+        let failing = |id: LaneId| {
+            if id.0 == 11 {
+                Record::Failing
+            } else {
+                Record::Fresh
+            }
+        };
+        assert_eq!(first(|_| Record::Fresh), 11, "the faster one");
+        assert_eq!(
+            first(serving),
+            10,
+            "what works is not given up for what might be faster"
+        );
+        let choice = choose(&lanes, &job, failing);
+        assert_eq!(choice.used[0].info().id, LaneId(10));
+        assert_eq!(choice.unused[0].1, "failed: owner-10 took over on the same line");
+        assert_eq!(choice.spare.len(), 1);
+    }
+
+    #[test]
+    fn an_own_lane_is_preferred_to_a_lent_one_of_its_line_that_is_at_work() {
+        let same = |l: &mut LaneInfo| l.line = LineId([9; 8]);
+        let lanes = [lane(10, same), lane(2, same)];
+        let serving = |id: LaneId| {
+            if id.0 == 10 {
+                Record::Serving
+            } else {
+                Record::Fresh
+            }
+        };
+        let choice = choose(&lanes, &job("https://a.example/"), serving);
+        assert_eq!(choice.used[0].info().id, LaneId(2));
+    }
+
+    #[test]
+    fn the_plan_names_every_lane_and_why_it_would_rest() {
+        let same = |l: &mut LaneInfo| l.line = LineId([9; 8]);
+        let planned = plan(&[lane(10, same), lane(11, same), lane(2, |_| {})]);
+        let told: Vec<_> = planned.iter().map(|p| (p.info.id.0, p.idle.as_deref())).collect();
+        assert_eq!(
+            told,
+            [(2, None), (10, None), (11, Some("shares owner-10's line"))]
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod check;
 mod client;
 mod driver;
 mod error;
+mod files;
 mod flow;
 mod generation;
 mod job;
@@ -28,7 +29,9 @@ mod tls;
 mod worker;
 
 pub use error::DownloadError;
+pub use files::{Destination, Files, Local, Opened};
 pub use job::run;
+pub use lanes::{Planned, plan};
 pub use redirect::RedirectError;
 pub use tls::{client_config, config_with};
 
@@ -57,15 +60,6 @@ pub struct Job {
     pub sha256: Option<[u8; 32]>,
     /// Whether lent lanes may be used.
     pub pool: bool,
-}
-
-/// Where the file goes.
-#[derive(Clone, Debug)]
-pub enum Destination {
-    /// Exactly here.
-    File(PathBuf),
-    /// Into this directory, under the name that the origin or the URL gives, made safe.
-    Directory(PathBuf),
 }
 
 /// What a download works with.
@@ -134,6 +128,10 @@ pub enum LaneState {
     Parked {
         /// When it is tried again.
         until: Instant,
+        /// Failures in a row that led to it. `None`: something else did.
+        failures: Option<u32>,
+        /// What led to it, in words.
+        why: String,
     },
     /// It cannot serve this download; why, in words.
     Ineligible(String),

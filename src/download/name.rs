@@ -15,8 +15,12 @@ const FALLBACK: &str = "download";
 /// The name for what `url` answers with `head`; `None`: no answer yet, only the URL is known.
 pub(super) fn of(url: &Url, head: Option<&HeaderMap>) -> String {
     let wished = head.and_then(disposition);
-    let wished = wished.or_else(|| segment(url)).unwrap_or_default();
-    safe_name(&wished).unwrap_or_else(|| FALLBACK.to_owned())
+    safe(&wished.or_else(|| segment(url)).unwrap_or_default())
+}
+
+/// A name that may be used, whatever was wished for.
+pub(super) fn safe(wished: &str) -> String {
+    safe_name(wished).unwrap_or_else(|| FALLBACK.to_owned())
 }
 
 /// The URL's last path segment that is not empty, decoded.

@@ -15,6 +15,7 @@ use super::ask::{Answer, AskError, Question, ask};
 use super::client::OpenError;
 use super::error::DownloadError;
 use super::route::{Route, Shared};
+use crate::clock;
 
 /// A lane that says nothing for so long gets a rival.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -24,6 +25,12 @@ const ROUNDS: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two rounds: before anything flows, failing soon is better than waiting long.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a clock that was never set is waited for: a device without a battery for it gets the time from the network
+/// some seconds after its start.
+const CLOCK_LIMIT: Duration = Duration::from_secs(60);
+/// How often the clock is looked at then.
+const CLOCK_GLANCE: Duration = Duration::from_millis(500);
 
 /// The first answer.
 #[derive(Debug)]
@@ -53,11 +60,20 @@ pub(super) async fn first(
     known: Option<&Known>,
 ) -> Result<First, DownloadError> {
     let mut round = 1;
+    let mut clock_waited_for = false;
     loop {
         let misses = match one_round(shared, routes, question, known).await {
             Ok(first) => return Ok(first),
             Err(misses) => misses,
         };
+        if misses.iter().any(Miss::is_early) && !clock_waited_for {
+            clock_waited_for = true;
+            if wait_for_clock().await {
+                // Those on their way were begun at the wrong time, too.
+                routes.iter().for_each(|route| route.close_idle());
+                continue;
+            }
+        }
         let wait = misses.iter().filter_map(Miss::retry_after).min();
         if round == ROUNDS || !misses.iter().any(Miss::may_pass) {
             return Err(explain(shared, misses));
@@ -65,6 +81,21 @@ pub(super) async fn first(
         sleep(wait.unwrap_or(PAUSE * round).min(MAX_PAUSE)).await;
         round += 1;
     }
+}
+
+/// Waits until the calendar may be right; whether it is now.
+async fn wait_for_clock() -> bool {
+    let now = SystemTime::now();
+    if !clock::is_set(now) {
+        let (date, limit) = (clock::date(now), CLOCK_LIMIT.as_secs());
+        tracing::warn!("this device's clock says {date}: set it; waiting for it up to {limit} s");
+    }
+    let set = async {
+        while !clock::is_set(SystemTime::now()) {
+            sleep(CLOCK_GLANCE).await;
+        }
+    };
+    timeout(CLOCK_LIMIT, set).await.is_ok()
 }
 
 /// Asks one lane after the other, each earlier one having failed or been silent; the first decisive answer wins.
@@ -156,12 +187,17 @@ impl Miss {
             Self::Fault(DownloadError::Status { status, .. }) => status.is_server_error(),
             Self::Fault(_) => false,
             Self::Ask(error) => match error {
-                AskError::Open(OpenError::Certificate { .. })
+                AskError::Open(OpenError::Certificate { .. } | OpenError::ClockNotSet { .. })
                 | AskError::Redirect(_)
                 | AskError::Request(_) => false,
                 AskError::Open(_) | AskError::Http(_) | AskError::Silent => true,
             },
         }
+    }
+
+    /// Whether it was before its time: the clock was never set.
+    const fn is_early(&self) -> bool {
+        matches!(self, Self::Ask(AskError::Open(OpenError::ClockNotSet { .. })))
     }
 
     /// How much the miss says about the origin, rather than about a lane.
@@ -185,6 +221,13 @@ fn explain(shared: &Shared, misses: Vec<Miss>) -> DownloadError {
         Some(Miss::Ask(AskError::Redirect(why))) => DownloadError::Redirect { host, why },
         Some(Miss::Ask(AskError::Open(OpenError::Certificate { host, detail }))) => {
             DownloadError::Certificate { host, detail }
+        }
+        Some(Miss::Ask(AskError::Open(OpenError::ClockNotSet { host, date }))) => {
+            DownloadError::ClockNotSet {
+                host,
+                date,
+                seconds: CLOCK_LIMIT.as_secs(),
+            }
         }
         Some(Miss::Ask(error)) => {
             let detail = chain(&error);

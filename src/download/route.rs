@@ -12,8 +12,8 @@ use rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::Job;
 use super::client::{Connection, Endpoint, OpenError};
+use super::{Files, Job};
 use crate::lane::Lane;
 use crate::task::Tasks;
 
@@ -26,6 +26,7 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) job: Job,
+    pub(super) files: Arc<dyn Files>,
     pub(super) tls: Arc<ClientConfig>,
     /// Ends with the job.
     pub(super) tasks: Tasks,

@@ -13,11 +13,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::ask::Answer;
 use super::client::Connection;
 use super::flow::{Flow, FlowError, Report, Sink};
-use super::lanes::{choose, unused};
+use super::lanes::{choose_fresh, unused};
 use super::route::Route;
 use super::{LaneProgress, LaneState, Phase, Progress};
 use crate::lane::LaneSet;
-use crate::store::PartFile;
+use crate::store::Part;
 use crate::store::StoreError;
 use crate::types::Rate;
 
@@ -33,7 +33,7 @@ pub(super) struct Stream {
     pub(super) route: Arc<Route>,
     /// `None`: the origin does not say.
     pub(super) len: Option<u64>,
-    pub(super) part: Arc<PartFile>,
+    pub(super) part: Arc<Part>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) lanes: watch::Receiver<LaneSet>,
 }
@@ -93,7 +93,7 @@ struct Show<'a> {
     lanes: watch::Receiver<LaneSet>,
     progress: &'a watch::Sender<Progress>,
     total: Option<u64>,
-    part: &'a Arc<PartFile>,
+    part: &'a Arc<Part>,
 }
 
 impl Show<'_> {
@@ -125,7 +125,7 @@ impl Show<'_> {
 
     fn publish(&self, done: u64, rate: Rate) {
         let own = self.route.lane.info();
-        let choice = choose(&self.lanes.borrow(), &self.route.shared.job);
+        let choice = choose_fresh(&self.lanes.borrow(), &self.route.shared.job);
         let idle = choice
             .used
             .iter()
@@ -143,9 +143,13 @@ impl Show<'_> {
             bytes: done,
             state: LaneState::Active,
         };
-        let lanes = std::iter::once(working)
-            .chain(idle)
-            .chain(choice.unused.iter().map(|(info, why)| unused(info, why)));
+        let lanes = std::iter::once(working).chain(idle).chain(
+            choice
+                .unused
+                .iter()
+                .filter(|(info, _)| info.id != own.id)
+                .map(|(info, why)| unused(info, why)),
+        );
         let lanes = lanes.collect();
         self.progress.send_modify(|p| {
             p.phase = Phase::Single;

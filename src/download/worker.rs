@@ -51,6 +51,8 @@ pub(super) enum End {
     Done,
     /// The lane failed, for the scheduler and in words.
     Failed(Failure, String),
+    /// The lender's limit is reached.
+    Busy,
     /// The origin failed.
     Fault(StatusCode),
     /// The lane cannot serve this job.
@@ -208,9 +210,7 @@ fn unanswered(error: &AskError) -> End {
     let text = error.to_string();
     match error {
         AskError::Open(OpenError::Dial(DialError::Refused(why))) => End::Ineligible(Why::Lender(*why)),
-        AskError::Open(OpenError::Dial(DialError::Busy)) => {
-            End::Failed(Failure::Refused { retry_after: None }, text)
-        }
+        AskError::Open(OpenError::Dial(DialError::Busy)) => End::Busy,
         AskError::Redirect(why) => End::Ineligible(Why::Redirect(why.clone())),
         AskError::Open(_) | AskError::Http(_) | AskError::Silent | AskError::Request(_) => {
             End::Failed(Failure::Broken, text)

@@ -15,6 +15,7 @@ pub use state::{StateDir, StateError, write_atomic};
 pub use tls::{ALPN, peer_of_spki, tls_client, tls_server};
 
 use std::fmt;
+use std::io::ErrorKind;
 
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -40,17 +41,36 @@ impl fmt::Debug for DeviceKey {
 impl DeviceKey {
     /// Reads the device's key from the state directory, or makes and stores one.
     ///
+    /// A file that is not a key (a damaged SD card) is kept as `identity.key.damaged`, and the device gets a new
+    /// identity: it must come back after every power cut without anybody's help.
+    ///
     /// # Errors
-    /// Where the file cannot be read or written, or holds something that is not an Ed25519 key: it is left as it
-    /// is, because replacing it would change who this device is.
+    /// Where the file cannot be read or written. It is then left as it is: what cannot be read now may be a key.
     pub fn load_or_create(state: &StateDir) -> Result<Self, StateError> {
-        if let Some(bytes) = state.read(KEY_FILE)? {
-            return Self::from_pkcs8(bytes).ok_or_else(|| StateError::NotAKey {
-                path: state.path(KEY_FILE),
-            });
+        let file = match state.read(KEY_FILE) {
+            // No key is so large, or a directory.
+            Err(StateError::Io { source, .. })
+                if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::IsADirectory) =>
+            {
+                Some(Vec::new())
+            }
+            read => read?,
+        };
+        if let Some(bytes) = file {
+            if let Some(key) = Self::from_pkcs8(bytes) {
+                return Ok(key);
+            }
+            let kept = state.set_aside(KEY_FILE)?;
+            tracing::error!(
+                "{} was damaged: this device gets a new identity, and to the others it is a new device. The old file is \
+                 kept as {}; if you have a backup of it, stop tributary, put it back and start again",
+                state.path(KEY_FILE).display(),
+                kept.display()
+            );
         }
         let key = Self::ephemeral()?;
         state.write(KEY_FILE, &key.pkcs8)?;
+        tracing::info!(id = %key.id().short(), "a new identity for this device");
         Ok(key)
     }
 
@@ -98,13 +118,21 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_key_is_reported_and_left_alone() {
+    fn a_damaged_key_is_set_aside_and_the_device_gets_a_new_identity_that_it_keeps() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(KEY_FILE);
-        fs::write(&file, b"not a key").unwrap();
-        let error = DeviceKey::load_or_create(&StateDir::open(dir.path()).unwrap()).unwrap_err();
-        assert!(error.to_string().contains("identity.key"), "{error}");
-        assert_eq!(fs::read(&file).unwrap(), b"not a key");
+        let state = StateDir::open(dir.path()).unwrap();
+        let mut ids = Vec::new();
+        let large = vec![7; 3 << 20];
+        for damaged in [&b"not a key"[..], b"", &large] {
+            fs::write(dir.path().join(KEY_FILE), damaged).unwrap();
+            let new = DeviceKey::load_or_create(&state).unwrap();
+            assert_eq!(DeviceKey::load_or_create(&state).unwrap().id(), new.id());
+            let kept = fs::read(dir.path().join("identity.key.damaged")).unwrap();
+            assert!(kept == damaged, "{} bytes were kept", kept.len());
+            ids.push(new.id());
+        }
+        ids.dedup();
+        assert_eq!(ids.len(), 3);
     }
 
     #[test]

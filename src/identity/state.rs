@@ -31,15 +31,6 @@ pub enum StateError {
         /// What the system said.
         source: io::Error,
     },
-    /// The key file holds something else.
-    #[error(
-        "{} is not a tributary key: restore it from a backup, or move it away to give this device a new identity",
-        path.display()
-    )]
-    NotAKey {
-        /// The key file.
-        path: PathBuf,
-    },
     /// The system's random source failed.
     #[error("the system gives no random numbers, so no key can be made")]
     NoRandom,
@@ -113,6 +104,22 @@ impl StateDir {
             )));
         }
         Ok(Some(bytes))
+    }
+
+    /// Renames a file that is damaged to `NAME.damaged`, over what an earlier one left there; gives its new path.
+    ///
+    /// # Errors
+    /// Where the file system refuses.
+    pub(super) fn set_aside(&self, name: &str) -> Result<PathBuf, StateError> {
+        let path = self.path(name);
+        let kept = self.path(&format!("{name}.damaged"));
+        let moved = fs::rename(&path, &kept);
+        moved.map_err(|source| StateError::Io {
+            action: "set aside",
+            path,
+            source,
+        })?;
+        Ok(kept)
     }
 
     /// Replaces a file: after a power cut it holds the old content or the new, never a part.

@@ -57,10 +57,10 @@ impl OwnLane {
             .into_iter()
             .map(|ip| SocketAddr::new(ip, target.port))
             .collect();
-        let connect = |to| uplink::connect(&self.uplink, to, DIAL_LIMIT);
+        let connect = |to| uplink::connect(&self.uplink, to, DIAL_LIMIT, &self.limiter);
         let (address, stream) = dial::race(&addresses, connect).await.map_err(told)?;
         Ok(Tunnel {
-            stream: Box::new(Limited::new(stream, self.limiter.clone())),
+            stream: Box::new(Limited::connection(stream, self.limiter.clone())),
             address,
         })
     }
@@ -112,10 +112,13 @@ mod tests {
             name: "by hand".into(),
             kind: UplinkKind::Wired,
             metered: false,
+            lend: true,
             line: LineId([0; 8]),
+            line_named: false,
             v4: Some([127, 0, 0, 9].into()),
             v6: None,
             gateway: None,
+            gateway_addresses: Vec::new(),
             metric: 0,
             bind: false,
         };

@@ -31,10 +31,14 @@ const MAX_UNI: u32 = 2;
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Four busy tunnels at once; what a borrower may have to buffer for one lender.
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// What a lender buffers for one borrower until it is acknowledged.
-const SEND_WINDOW: u64 = 4 << 20;
+/// What a lender buffers for one borrower until it is acknowledged: with the relay's 64 KiB for each of 16 tunnels, a peer
+/// that takes nothing costs 4 MiB (FLT-33).
+const SEND_WINDOW: u64 = 3 << 20;
 /// Handshakes under way at most (SEC-A14).
 pub(super) const MAX_HANDSHAKES: usize = 64;
+/// First packets waiting to be looked at, which happens at once: what comes beyond is answered with a refusal, and to
+/// answer a flood is what must not happen.
+const MAX_WAITING: usize = 512;
 /// A LAN's round trip is far below QUIC's default guess of 333 ms, which delays the first retransmissions.
 const INITIAL_RTT: Duration = Duration::from_millis(50);
 /// Packets for each acknowledgement (draft-ietf-quic-ack-frequency). QUIC's usual 2 cost a fifth of a transfer's CPU; more
@@ -54,7 +58,7 @@ pub(super) fn open(key: &DeviceKey, port: u16) -> Result<(quinn::Endpoint, quinn
     server
         .transport_config(Arc::clone(&transport))
         .migration(false)
-        .max_incoming(MAX_HANDSHAKES)
+        .max_incoming(MAX_WAITING)
         .incoming_buffer_size(64 * 1024)
         .incoming_buffer_size_total(1024 * 1024);
     let client = identity::tls_client(key).map_err(LinkError::Tls)?;

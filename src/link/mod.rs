@@ -8,6 +8,7 @@
 //! that is not on the LAN; every wait, queue and buffer is bounded.
 
 mod endpoint;
+mod notices;
 mod session;
 mod table;
 mod tunnel;
@@ -15,22 +16,24 @@ pub mod wire;
 
 pub use endpoint::SOCKET_BUFFER;
 pub use tunnel::{Incoming, TunnelError, TunnelStream};
-pub use wire::{Hello, Offer, Open, Refusal};
+pub use wire::{Hello, Home, MAX_BEHIND, Offer, Open, Refusal};
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::identity::DeviceKey;
 use crate::task::Tasks;
 use crate::types::PeerId;
+use crate::uplink::Network;
 
+use notices::Notices;
 use table::Table;
 
 /// Both ends prove their keys within this, on a LAN a matter of milliseconds.
@@ -56,6 +59,8 @@ pub struct LinkConfig {
     pub name: String,
     /// What it lends; a change is told to every peer.
     pub offers: watch::Receiver<Vec<Offer>>,
+    /// Where its own traffic ends; a change is told to every peer.
+    pub home: watch::Receiver<Home>,
     /// Which addresses are on the LAN.
     pub gate: Gate,
 }
@@ -103,12 +108,21 @@ pub enum DialError {
     /// There is a link to that peer already.
     #[error("there is a link to that peer already")]
     Duplicate,
+    /// Another device has the same key: see [`Links::warnings`].
+    #[error("another device with the same key is there")]
+    Copy,
     /// Too many links.
     #[error("there are {} links already", table::MAX_LINKS)]
     Full,
     /// The handshake failed.
     #[error("no peer answers there: {0}")]
     Handshake(String),
+    /// Whoever is there speaks another version of the protocol.
+    #[error(
+        "the peer there is of another version: it does not speak {}",
+        String::from_utf8_lossy(crate::identity::ALPN)
+    )]
+    Version,
     /// The peer did not behave as one.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] wire::WireError),
@@ -119,7 +133,7 @@ pub enum DialError {
 pub enum LinkEvent {
     /// A peer is there.
     Up(Arc<Link>),
-    /// A peer lends something else now; see [`Link::offers`].
+    /// A peer lends something else now, or its traffic ends elsewhere; see [`Link::offers`] and [`Link::home`].
     Changed(PeerId),
     /// A peer is gone.
     Down(Arc<Link>),
@@ -128,9 +142,14 @@ pub enum LinkEvent {
 /// One peer's link.
 pub struct Link {
     connection: quinn::Connection,
+    /// This end's address. `None`: the system does not say.
+    local: Option<IpAddr>,
     peer: PeerId,
     name: String,
     offers: watch::Sender<Vec<Offer>>,
+    home: watch::Sender<Home>,
+    /// Rung to hear whether the peer still answers.
+    knock: Notify,
 }
 
 impl fmt::Debug for Link {
@@ -157,6 +176,11 @@ impl Link {
         self.offers.borrow().clone()
     }
 
+    /// Where the peer's own traffic ends, as far as it said so.
+    pub fn home(&self) -> Home {
+        self.home.borrow().clone()
+    }
+
     /// Where the peer is.
     pub fn address(&self) -> SocketAddr {
         unmapped(self.connection.remote_address())
@@ -170,6 +194,22 @@ impl Link {
     /// Whether the link still stands.
     pub fn is_up(&self) -> bool {
         self.connection.close_reason().is_none()
+    }
+
+    /// Whether this end's address is none of the device's any more, so that nothing of the link gets through.
+    pub fn has_moved(&self, network: &Network) -> bool {
+        self.local.is_some_and(|ip| !network.is_own(ip))
+    }
+
+    /// Ends a link that is known to be dead, without waiting for its timeout; the peer is dialled again.
+    pub fn abandon(&self, why: &'static str) {
+        tracing::info!(peer = %self.peer.short(), why, "link given up");
+        self.connection.close(session::ABANDONED, why.as_bytes());
+    }
+
+    /// Whether the peer has ended the link because another device with the same key was there first.
+    pub fn is_refused_as_copy(&self) -> bool {
+        session::closed_with(&self.connection, session::COPY)
     }
 
     /// Asks the peer to open a tunnel; gives the address it reached and the stream.
@@ -194,8 +234,10 @@ struct Inner {
     session: u64,
     name: String,
     offers: watch::Receiver<Vec<Offer>>,
+    home: watch::Receiver<Home>,
     gate: Gate,
     table: Mutex<Table<Arc<Link>>>,
+    notices: Mutex<Notices>,
     events: mpsc::Sender<LinkEvent>,
     tunnels: mpsc::Sender<Incoming>,
     tasks: Tasks,
@@ -230,8 +272,10 @@ impl Links {
             session: random_session()?,
             name: wire::clean(&config.name),
             offers: config.offers,
+            home: config.home,
             gate: config.gate,
             table: Mutex::new(Table::new()),
+            notices: Mutex::default(),
             events,
             tunnels,
             tasks: tasks.clone(),
@@ -257,6 +301,11 @@ impl Links {
             .filter(|l| l.is_up())
             .cloned()
             .collect()
+    }
+
+    /// What the owner should know and do something about: devices with the same key, or of another version.
+    pub fn warnings(&self) -> Vec<String> {
+        self.inner.notices().warnings(Instant::now())
     }
 
     /// Dials a peer at the first of its addresses that answers.
@@ -303,6 +352,10 @@ impl Inner {
     fn table(&self) -> MutexGuard<'_, Table<Arc<Link>>> {
         // A panic while it was held cannot leave the table half changed: each change is one call.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notices(&self) -> MutexGuard<'_, Notices> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,18 +1,19 @@
 //! The life of one link: handshake, `Hello` both ways, then control messages and tunnels until it ends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, TransportErrorCode, VarInt};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::identity::peer_of_spki;
+use crate::task::Seldom;
 use crate::types::PeerId;
 
 use super::table::{Entry, Verdict};
-use super::wire::{self, Hello, Message, Refusal, WireError};
+use super::wire::{self, Hello, Home, Message, Refusal, WireError};
 use super::{DialError, HANDSHAKE_WITHIN, Incoming, Inner, Link, LinkEvent, unmapped};
 
 /// The end leaves; nothing is wrong.
@@ -21,18 +22,42 @@ const DUPLICATE: VarInt = VarInt::from_u32(2);
 const OURSELVES: VarInt = VarInt::from_u32(3);
 const FULL: VarInt = VarInt::from_u32(4);
 const PROTOCOL: VarInt = VarInt::from_u32(5);
+/// The end begins anew: its address changed, or it was suspended.
+pub(super) const ABANDONED: VarInt = VarInt::from_u32(6);
+/// Another device with the same key is there, and was there first.
+pub(super) const COPY: VarInt = VarInt::from_u32(7);
+/// A peer that is there acknowledges within milliseconds; this leaves room for a loss or two on a bad Wi-Fi.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(25);
 /// A peer that says nothing after its handshake only holds a place (SEC-A15).
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
 /// Above this many handshakes under way, a source must first prove its address (SEC-A14).
 const RETRY_ABOVE: usize = 16;
+/// A whole household may come or go at once and be seen to; a peer that flaps must not fill the log.
+static COMINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
+static GOINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
+/// Strangers' first packets answered in a second. What goes to an address that does not exist waits 3 s for its ARP in our
+/// socket's buffer: 5,000 spoofed ones a second filled that, and the peers' packets waited behind them (FLT-32).
+const ANSWERS_PER_SECOND: f64 = 64.0;
+/// And at once: thirty devices that start together send each other a hundred.
+const ANSWERS_AT_ONCE: f64 = 256.0;
+/// TLS's alert where the two ends have no protocol in common (RFC 7301).
+const NO_APPLICATION_PROTOCOL: u8 = 120;
 /// The server name is not sent and means nothing; TLS wants one.
 const NO_NAME: &str = "peer.invalid";
 
 /// Accepts peers for as long as the endpoint lives.
 pub(super) async fn accept(inner: Arc<Inner>) {
+    let mut answers = Answers::new(Instant::now());
     while let Some(incoming) = inner.endpoint.accept().await {
         let from = unmapped(incoming.remote_address());
         if !(inner.gate)(from.ip()) {
+            incoming.ignore();
+            continue;
+        }
+        // Silence costs nothing, and a real peer asks again.
+        if !answers.take(Instant::now()) {
             incoming.ignore();
             continue;
         }
@@ -48,13 +73,47 @@ pub(super) async fn accept(inner: Arc<Inner>) {
                 incoming.ignore();
                 return;
             };
-            let Ok(connecting) = incoming.accept() else { return };
-            if let Ok(Ok(connection)) = tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await
-                && let Err(error) = establish(&inner_task, connection, Role::Accepted).await
-            {
-                tracing::debug!(%error, "a peer's link did not come about");
+            // What is wrong with a first packet shows at once, what is wrong later only then.
+            let connected = match incoming.accept() {
+                Ok(connecting) => tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await,
+                Err(error) => Ok(Err(error)),
+            };
+            let Ok(connected) = connected else { return };
+            let link = match connected {
+                Ok(connection) => establish(&inner_task, connection, Role::Accepted).await,
+                Err(error) => Err(unconnected(&inner_task, from, &error)),
+            };
+            if let Err(error) = link {
+                tracing::debug!(%from, %error, "a peer's link did not come about");
             }
         });
+    }
+}
+
+/// How many first packets may still be answered.
+#[derive(Debug)]
+struct Answers {
+    left: f64,
+    filled: Instant,
+}
+
+impl Answers {
+    const fn new(now: Instant) -> Self {
+        Self {
+            left: ANSWERS_AT_ONCE,
+            filled: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.left = passed.mul_add(ANSWERS_PER_SECOND, self.left).min(ANSWERS_AT_ONCE);
+        self.filled = now;
+        let granted = self.left >= 1.0;
+        if granted {
+            self.left -= 1.0;
+        }
+        granted
     }
 }
 
@@ -67,8 +126,24 @@ pub(super) async fn dial(inner: &Arc<Inner>, address: SocketAddr) -> Result<Peer
     let connection = tokio::time::timeout(HANDSHAKE_WITHIN, connecting).await;
     let connection = connection
         .map_err(|_| handshake("no answer".into()))?
-        .map_err(|e| handshake(e.to_string()))?;
+        .map_err(|e| unconnected(inner, address, &e))?;
     establish(inner, connection, Role::Dialled).await
+}
+
+/// Why there was no connection. One with whom no protocol could be agreed on (either end may have found that) is told to
+/// the owner.
+fn unconnected(inner: &Inner, there: SocketAddr, error: &quinn::ConnectionError) -> DialError {
+    let no_protocol = TransportErrorCode::crypto(NO_APPLICATION_PROTOCOL);
+    let code = match error {
+        quinn::ConnectionError::TransportError(error) => Some(error.code),
+        quinn::ConnectionError::ConnectionClosed(close) => Some(close.error_code),
+        _ => None,
+    };
+    if code != Some(no_protocol) {
+        return DialError::Handshake(error.to_string());
+    }
+    inner.notices().other_version(there, Instant::now());
+    DialError::Version
 }
 
 /// A dual-stack socket sends to IPv4 by way of mapped addresses.
@@ -98,8 +173,7 @@ async fn establish(
         return Err(WireError::Malformed.into());
     };
     if peer == inner.id {
-        connection.close(OURSELVES, b"");
-        return Err(DialError::Ourselves);
+        return Err(meet_own_key(inner, &connection, role).await);
     }
     let greeted = tokio::time::timeout(HELLO_WITHIN, greet(inner, &connection, peer, role)).await;
     let (hello, control) = match greeted {
@@ -107,6 +181,10 @@ async fn establish(
         Ok(Err(DialError::Duplicate)) => {
             connection.close(DUPLICATE, b"");
             return Err(DialError::Duplicate);
+        }
+        Ok(Err(DialError::Copy)) => {
+            connection.close(COPY, b"");
+            return Err(DialError::Copy);
         }
         Ok(Err(error)) => {
             // A link refused as a duplicate while we greet is no fault of the peer's.
@@ -127,17 +205,22 @@ async fn establish(
         return Err(WireError::Malformed.into());
     }
     let (offers, _) = watch::channel(hello.uplinks);
+    let local = local_ip(&connection);
     let link = Arc::new(Link {
         connection,
+        local,
         peer,
         name: hello.name,
         offers,
+        home: watch::channel(Home::default()).0,
+        knock: Notify::new(),
     });
     let entry = Entry {
         link: Arc::clone(&link),
         session: hello.session,
         tie,
         since: Instant::now(),
+        accepted: role == Role::Accepted,
     };
     let verdict = inner.table().insert(peer, entry);
     match verdict {
@@ -161,6 +244,22 @@ async fn establish(
     }
 }
 
+/// This end's address. QUIC only knows it of connections that were accepted; for others it is the one that the routes give
+/// what is sent to the peer, which is how the handshake was sent a moment ago.
+fn local_ip(connection: &quinn::Connection) -> Option<IpAddr> {
+    let routed = || {
+        let to = unmapped(connection.remote_address());
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    };
+    connection.local_ip().or_else(routed).map(|ip| ip.to_canonical())
+}
+
 fn identity_of(connection: &quinn::Connection) -> Option<PeerId> {
     let keys = connection
         .peer_identity()?
@@ -172,7 +271,61 @@ fn identity_of(connection: &quinn::Connection) -> Option<PeerId> {
     }
 }
 
-fn closed_with(connection: &quinn::Connection, code: VarInt) -> bool {
+/// The other end has our key: it is us (an address that was a peer's and is ours now), or a copy of us. The process's
+/// number tells; who dialled compares, and says by its close what it found.
+async fn meet_own_key(inner: &Inner, connection: &quinn::Connection, role: Role) -> DialError {
+    let met = tokio::time::timeout(HELLO_WITHIN, async {
+        match role {
+            Role::Dialled => Ok(hear_hello(connection).await?.0.session != inner.session),
+            Role::Accepted => {
+                let _greeting = say_hello(inner, connection).await?;
+                connection.closed().await;
+                Ok::<_, WireError>(closed_with(connection, COPY))
+            }
+        }
+    });
+    let copy = matches!(met.await, Ok(Ok(true)));
+    connection.close(if copy { COPY } else { OURSELVES }, b"");
+    if !copy {
+        return DialError::Ourselves;
+    }
+    let there = unmapped(connection.remote_address());
+    inner.notices().copy_of_us(inner.id, there, Instant::now());
+    DialError::Copy
+}
+
+/// Whether the peer's link to another process stands, to another address: then two devices have this key, and the first
+/// one stays. At the same address it can only be dead.
+async fn is_copy(inner: &Inner, connection: &quinn::Connection, peer: PeerId, session: u64) -> bool {
+    let rival = inner.table().rival(peer, session);
+    let there = unmapped(connection.remote_address());
+    let Some(first) = rival.filter(|first| first.address() != there) else {
+        return false;
+    };
+    let copy = still_answers(&first).await;
+    if copy {
+        let used = (first.name.as_str(), first.address());
+        inner.notices().copy_of(peer, used, there, Instant::now());
+    }
+    copy
+}
+
+/// Whether anything comes from the peer after it was asked for an acknowledgement.
+async fn still_answers(link: &Link) -> bool {
+    let heard = || link.connection.stats().udp_rx.datagrams;
+    let before = heard();
+    link.knock.notify_one();
+    let until = Instant::now() + ANSWERS_WITHIN;
+    while link.is_up() && Instant::now() < until {
+        tokio::time::sleep(LOOK).await;
+        if heard() > before {
+            return link.is_up();
+        }
+    }
+    false
+}
+
+pub(super) fn closed_with(connection: &quinn::Connection, code: VarInt) -> bool {
     matches!(connection.close_reason(),
         Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == code)
 }
@@ -199,11 +352,17 @@ async fn greet(
         if inner.table().stands(peer, hello.session) {
             return Err(DialError::Duplicate);
         }
+        if is_copy(inner, connection, peer, hello.session).await {
+            return Err(DialError::Copy);
+        }
         let (send, offers) = say_hello(inner, connection).await?;
         return Ok((hello, Control { send, recv, offers }));
     }
     let (send, offers) = say_hello(inner, connection).await?;
     let (hello, recv) = hear_hello(connection).await?;
+    if is_copy(inner, connection, peer, hello.session).await {
+        return Err(DialError::Copy);
+    }
     Ok((hello, Control { send, recv, offers }))
 }
 
@@ -236,7 +395,9 @@ async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream
 
 /// Runs a link until either end leaves, breaks the protocol or falls silent.
 async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
-    tracing::info!(peer = %link.peer.short(), name = ?link.name, address = %link.address(), "peer joined");
+    if let Some(more) = COMINGS.pass() {
+        tracing::info!(peer = %link.peer.short(), name = ?link.name, address = %link.address(), more, "peer joined");
+    }
     let up = inner.events.send(LinkEvent::Up(Arc::clone(&link))).await.is_ok();
     if up {
         let Control {
@@ -249,7 +410,7 @@ async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
                 tracing::debug!(peer = %link.peer.short(), %error, "control stream ended");
                 link.connection.close(PROTOCOL, b"");
             }
-            () = tell(&mut send, offers) => {}
+            () = tell(&mut send, offers, inner.home.clone(), &link.knock) => {}
             () = accept_tunnels(&inner, &link) => {}
             () = inner.tasks.token().cancelled() => {
                 // Best effort: the close that follows says the same.
@@ -258,8 +419,14 @@ async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
             }
         }
     }
+    if link.is_refused_as_copy() {
+        let by = (link.name.as_str(), link.address());
+        inner.notices().refused(inner.id, by, Instant::now());
+    }
     if inner.table().remove(link.peer, |l| Arc::ptr_eq(l, &link)) {
-        tracing::info!(peer = %link.peer.short(), name = ?link.name, "peer left");
+        if let Some(more) = GOINGS.pass() {
+            tracing::info!(peer = %link.peer.short(), name = ?link.name, more, "peer left");
+        }
         // Nobody listens any more when the whole node ends.
         let _ = inner.events.send(LinkEvent::Down(link)).await;
     }
@@ -275,6 +442,16 @@ async fn hear(inner: &Inner, link: &Link, mut recv: RecvStream) -> WireError {
                     return WireError::Malformed;
                 }
             }
+            Ok(Message::Home(home)) => {
+                let changed = link.home.send_if_modified(|known| {
+                    let changed = *known != home;
+                    *known = home;
+                    changed
+                });
+                if changed && inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                    return WireError::Malformed;
+                }
+            }
             Ok(Message::Bye) => {
                 link.offers.send_replace(Vec::new());
                 let _ = inner.events.send(LinkEvent::Changed(link.peer)).await;
@@ -286,15 +463,26 @@ async fn hear(inner: &Inner, link: &Link, mut recv: RecvStream) -> WireError {
     }
 }
 
-/// Tells the peer each change of what we lend; returns when the link is gone.
-async fn tell(send: &mut SendStream, mut offers: watch::Receiver<Vec<wire::Offer>>) {
-    while offers.changed().await.is_ok() {
-        let now = offers.borrow_and_update().clone();
-        if wire::send(send, &Message::Offers(now)).await.is_err() {
+/// Tells the peer where our traffic ends, and each change of that and of what we lend, and the same again where it must
+/// show that it is there; returns when the link is gone.
+async fn tell(
+    send: &mut SendStream,
+    mut offers: watch::Receiver<Vec<wire::Offer>>,
+    mut home: watch::Receiver<Home>,
+    knock: &Notify,
+) {
+    home.mark_changed();
+    loop {
+        let message = tokio::select! {
+            // Nobody changes anything any more once a sender is gone.
+            Ok(()) = offers.changed() => Message::Offers(offers.borrow_and_update().clone()),
+            Ok(()) = home.changed() => Message::Home(home.borrow_and_update().clone()),
+            () = knock.notified() => Message::Offers(offers.borrow_and_update().clone()),
+        };
+        if wire::send(send, &message).await.is_err() {
             return;
         }
     }
-    std::future::pending::<()>().await;
 }
 
 /// Hands the peer's requests for tunnels on; returns when the link is gone.
@@ -310,5 +498,20 @@ async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
                 incoming.refuse(Refusal::Busy).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sec_a14_no_more_than_so_many_strangers_are_answered_at_once_and_in_a_second() {
+        let start = Instant::now();
+        let mut answers = Answers::new(start);
+        let mut at = |now| (0..5000).filter(|_| answers.take(now)).count();
+        assert_eq!(at(start), 256);
+        assert_eq!(at(start + Duration::from_secs(1)), 64);
+        assert_eq!(at(start + Duration::from_secs(3600)), 256);
     }
 }

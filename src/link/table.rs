@@ -10,8 +10,8 @@ use crate::types::PeerId;
 
 /// No household has more; a flood of identities ends here (SEC-A13).
 pub(super) const MAX_LINKS: usize = 64;
-/// Older than this, a link is kept although the shared secret speaks for the other: it carries tunnels. Two dials that
-/// cross each other are milliseconds apart, so both ends see the same side of it.
+/// Older than this, a link is not judged by the shared secret any more: it carries tunnels. Two dials that cross each other
+/// are milliseconds apart, so both ends see the same side of it.
 const SETTLED: Duration = Duration::from_secs(5);
 
 /// What is known of one link when it is decided about.
@@ -23,6 +23,8 @@ pub(super) struct Entry<L> {
     /// From the TLS exporter: the same at both ends.
     pub(super) tie: [u8; 8],
     pub(super) since: Instant,
+    /// The peer dialled.
+    pub(super) accepted: bool,
 }
 
 /// What became of a new link.
@@ -64,6 +66,12 @@ impl<L: Clone> Table<L> {
         self.entries.get(&peer).is_some_and(|e| e.session == session)
     }
 
+    /// The peer's link, if it is to another process of it than this one: dead, or of a device with the same key.
+    pub(super) fn rival(&self, peer: PeerId, session: u64) -> Option<L> {
+        let entry = self.entries.get(&peer).filter(|e| e.session != session)?;
+        Some(entry.link.clone())
+    }
+
     /// Takes the peer's link out if `is_it` says that it is the one that ended.
     pub(super) fn remove(&mut self, peer: PeerId, is_it: impl Fn(&L) -> bool) -> bool {
         let found = self.entries.get(&peer).is_some_and(|e| is_it(&e.link));
@@ -79,7 +87,12 @@ fn prefer<L>(new: &Entry<L>, old: &Entry<L>) -> bool {
     if new.session != old.session {
         return true;
     }
-    new.since.saturating_duration_since(old.since) < SETTLED && new.tie < old.tie
+    if new.since.saturating_duration_since(old.since) < SETTLED {
+        return new.tie < old.tie;
+    }
+    // Who dials steps back where it has a link that stands. So the peer that came through to here has none: it moved to
+    // another address, or was suspended, and what we have is only not yet timed out.
+    new.accepted
 }
 
 #[cfg(test)]
@@ -94,6 +107,7 @@ mod tests {
             session,
             tie: [tie; 8],
             since,
+            accepted: false,
         }
     }
 
@@ -116,6 +130,7 @@ mod tests {
         table.insert(PEER, entry(1, 9, 20, Instant::now()));
         assert!(table.stands(PEER, 9));
         assert!(!table.stands(PEER, 8), "that process is gone");
+        assert_eq!((table.rival(PEER, 9), table.rival(PEER, 8)), (None, Some(1)));
     }
 
     #[test]
@@ -136,6 +151,21 @@ mod tests {
             table.insert(PEER, entry(2, 9, 1, now + SETTLED)),
             Verdict::Duplicate
         );
+    }
+
+    #[test]
+    fn a_peer_that_dials_again_has_lost_the_settled_link_and_gets_the_new_one() {
+        let now = Instant::now();
+        let mut table = Table::new();
+        table.insert(PEER, entry(1, 9, 1, now));
+        let dialled = |link, tie, at| Entry {
+            accepted: true,
+            ..entry(link, 9, tie, at)
+        };
+        let crossing = dialled(2, 200, now + SETTLED / 2);
+        assert_eq!(table.insert(PEER, crossing), Verdict::Duplicate, "two that cross");
+        let later = dialled(3, 200, now + SETTLED);
+        assert_eq!(table.insert(PEER, later), Verdict::Kept { replaced: Some(1) });
     }
 
     #[test]

@@ -10,12 +10,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::types::{LineId, Rate, UplinkKind};
+use crate::types::{LineId, PeerId, Rate, UplinkKind};
 
 /// No frame's body is longer: the largest real one, a `Hello` with every uplink, has a few KiB.
 pub const MAX_FRAME: usize = 64 * 1024;
 /// More uplinks than any device has; what a peer names beyond is ignored.
 pub const MAX_UPLINKS: usize = 16;
+/// Routers that are peers one behind the other: a household has two at most; what a peer names beyond is cut off.
+pub const MAX_BEHIND: usize = 8;
 /// As DNS has it.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -47,6 +49,15 @@ pub struct Offer {
     pub down: Option<Rate>,
 }
 
+/// Where the traffic ends that a device passes on as a router: what it means for those behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    /// The line of its preferred way out, lent or not. `None`: it has none.
+    pub line: Option<LineId>,
+    /// Its own gateway, where that is a peer, then that one's, and so on; at most [`MAX_BEHIND`].
+    pub behind: Vec<PeerId>,
+}
+
 /// A message on a control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -54,6 +65,8 @@ pub enum Message {
     Hello(Hello),
     /// What it lends from now on.
     Offers(Vec<Offer>),
+    /// Where its own traffic ends from now on; not said by versions before 0.2.
+    Home(Home),
     /// It is leaving: nothing new, please.
     Bye,
     /// Of a later version: skipped.
@@ -125,6 +138,7 @@ pub enum WireError {
 const HELLO: u16 = 1;
 const OFFERS: u16 = 2;
 const BYE: u16 = 3;
+const HOME: u16 = 4;
 const OPEN: u16 = 16;
 const ANSWER: u16 = 17;
 
@@ -136,6 +150,7 @@ pub async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> 
     let frame = match message {
         Message::Hello(hello) => encode(HELLO, hello)?,
         Message::Offers(offers) => encode(OFFERS, offers)?,
+        Message::Home(home) => encode(HOME, home)?,
         Message::Bye => encode(BYE, &())?,
         Message::Unknown(_) => return Ok(()),
     };
@@ -164,6 +179,11 @@ pub fn decode(kind: u16, body: &[u8]) -> Result<Message, WireError> {
             Ok(Message::Hello(hello))
         }
         OFFERS => Ok(Message::Offers(clean_offers(parse(body)?))),
+        HOME => {
+            let mut home: Home = parse(body)?;
+            home.behind.truncate(MAX_BEHIND);
+            Ok(Message::Home(home))
+        }
         BYE => Ok(Message::Bye),
         other => Ok(Message::Unknown(other)),
     }
@@ -305,6 +325,11 @@ mod tests {
         let messages = [
             Message::Hello(hello),
             Message::Offers(vec![offer(3)]),
+            Message::Home(Home::default()),
+            Message::Home(Home {
+                line: Some(LineId([4; 8])),
+                behind: vec![PeerId([5; 32])],
+            }),
             Message::Bye,
         ];
         let mut wire = Vec::new();
@@ -328,6 +353,19 @@ mod tests {
             receive(&mut reader).await.unwrap(),
             Message::Offers(vec![offer(1)])
         );
+    }
+
+    #[test]
+    fn a_peer_that_names_routers_without_end_is_cut_short() {
+        let home = Home {
+            line: None,
+            behind: vec![PeerId([5; 32]); 100],
+        };
+        let frame = encode(HOME, &home).unwrap();
+        let Message::Home(heard) = decode(HOME, &frame[6..]).unwrap() else {
+            unreachable!("the kind says what it is")
+        };
+        assert_eq!(heard.behind.len(), MAX_BEHIND);
     }
 
     #[tokio::test]

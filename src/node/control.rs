@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use hyper::header::{HeaderName, HeaderValue};
@@ -11,69 +12,30 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::convert::USAGE;
-use crate::api::{self, Done, Failed, GetRequest, Handler, Lent, Status, To, Transfer};
-use crate::download::{self, Context, Destination, Job};
-
-use crate::types::{Rate, sha256_from_hex};
+use crate::api::{self, Done, Failed, GetRequest, Handler, Status, Transfer};
+use crate::download::{self, Context, Files, Job, LaneState};
+use crate::types::{LaneId, sha256_from_hex};
 
 use super::Node;
-use super::lanes::Rates;
+use super::rates::{Brought, Rates};
+use super::status::{self, way};
 
 /// Downloads under way, by a number that is never used again.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    running: BTreeMap<u64, watch::Receiver<download::Progress>>,
+    pub(super) running: BTreeMap<u64, watch::Receiver<download::Progress>>,
     next: u64,
 }
 
 impl Handler for Node {
     fn status(&self) -> Status {
-        let lanes = self.lanes.borrow().clone();
-        let lent = self.relay.lent();
-        Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            device: api::Device {
-                id: self.id.to_string(),
-                name: self.name.clone(),
-                port: self.port,
-            },
-            peers: self.links.all().iter().map(|l| peer(l)).collect(),
-            lanes: lanes
-                .iter()
-                .map(|lane| {
-                    let info = lane.info();
-                    api::Lane {
-                        owner: info.owner.clone(),
-                        uplink: info.uplink.clone(),
-                        lent: info.peer.is_some(),
-                        kind: info.kind,
-                        metered: info.metered,
-                        rate: self
-                            .rates
-                            .of(info.peer, &info.uplink)
-                            .or(info.hint)
-                            .map(Rate::as_bits),
-                    }
-                })
-                .collect(),
-            transfers: self
-                .transfers()
-                .running
-                .values()
-                .map(|p| (&*p.borrow()).into())
-                .collect(),
-            lent: Lent {
-                tunnels: lent.all.open,
-                down: lent.all.down,
-                up: lent.all.up,
-            },
-        }
+        status::of(self)
     }
 
-    fn get(&self, request: GetRequest) -> Result<Transfer, Failed> {
-        let (job, to) = job(request)?;
+    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed> {
+        let job = job(&request)?;
         let stop = self.transfer_tasks.token().child_token();
-        let (progress, outcome) = self.download(job, to, stop.clone())?;
+        let (progress, outcome) = self.download(job, files, stop.clone())?;
         let (told, receiver) = watch::channel(api::Progress::default());
         self.transfer_tasks.spawn("progress", follow(progress, told));
         let outcome = outcome
@@ -97,7 +59,7 @@ impl Node {
     pub fn download(
         &self,
         job: Job,
-        to: Destination,
+        files: Arc<dyn Files>,
         stop: CancellationToken,
     ) -> Result<(watch::Receiver<download::Progress>, Outcome), Failed> {
         let tls = self.origin_tls()?;
@@ -110,7 +72,7 @@ impl Node {
         let number = self.register(progress.clone());
         let transfers = Arc::clone(&self.transfers);
         let running = self.transfer_tasks.spawn_graceful("download", async move {
-            let outcome = download::run(job, to, context, sender, stop).await;
+            let outcome = download::run(job, files, context, sender, stop).await;
             unlocked(&transfers).running.remove(&number);
             outcome
         });
@@ -144,23 +106,18 @@ impl Node {
         number
     }
 
-    fn transfers(&self) -> MutexGuard<'_, Transfers> {
+    /// How many downloads run.
+    pub(super) fn running(&self) -> usize {
+        self.transfers().running.len()
+    }
+
+    pub(super) fn transfers(&self) -> MutexGuard<'_, Transfers> {
         unlocked(&self.transfers)
     }
 }
 
 fn unlocked(transfers: &std::sync::Mutex<Transfers>) -> MutexGuard<'_, Transfers> {
     transfers.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn peer(link: &crate::link::Link) -> api::Peer {
-    api::Peer {
-        id: link.peer().to_string(),
-        name: link.name().into(),
-        address: link.address().to_string(),
-        rtt_ms: link.rtt().as_secs_f64() * 1e3,
-        uplinks: link.offers().into_iter().map(|o| o.name).collect(),
-    }
 }
 
 /// Passes a download's progress on in the API's words.
@@ -177,7 +134,7 @@ async fn follow(mut from: watch::Receiver<download::Progress>, to: watch::Sender
 ///
 /// # Errors
 /// Where the URL, a header, or the checksum is not one.
-pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
+fn job(request: &GetRequest) -> Result<Job, Failed> {
     let wrong = |message: String| Failed { code: USAGE, message };
     let url = Url::parse(&request.url).map_err(|e| {
         wrong(format!(
@@ -198,27 +155,29 @@ pub(super) fn job(request: GetRequest) -> Result<(Job, Destination), Failed> {
         .as_deref()
         .map(|hex| sha256_from_hex(hex).ok_or_else(wrong_digest))
         .transpose()?;
-    let to = match request.to {
-        To::File(path) => Destination::File(path),
-        To::Directory(path) => Destination::Directory(path),
-    };
-    Ok((
-        Job {
-            url,
-            headers,
-            sha256,
-            pool: request.pool,
-        },
-        to,
-    ))
+    Ok(Job {
+        url,
+        headers,
+        sha256,
+        pool: request.pool,
+    })
 }
 
-/// Remembers what each lane brings while a download runs: the hint for the next one.
+/// Measures what each lane brings while a download runs: the hint for the next one, and what people are told to expect.
 async fn learn(mut progress: watch::Receiver<download::Progress>, rates: Rates) {
+    let mut before: BTreeMap<LaneId, u64> = BTreeMap::new();
     while progress.changed().await.is_ok() {
-        let now = progress.borrow_and_update();
-        for lane in now.lanes.iter().filter(|l| l.rate > Rate::default()) {
-            rates.measured(lane.info.peer, &lane.info.uplink, lane.rate);
+        let now = Instant::now();
+        let lanes = progress.borrow_and_update().lanes.clone();
+        for lane in lanes {
+            let seen = before.insert(lane.info.id, lane.bytes).unwrap_or_default();
+            let brought = Brought {
+                bytes: lane.bytes.saturating_sub(seen),
+                wanted: lane.state == LaneState::Active,
+            };
+            if brought.bytes > 0 || brought.wanted {
+                rates.brought(&way(&lane.info), brought, now);
+            }
         }
     }
 }

@@ -15,7 +15,12 @@ const PER_SECOND: f64 = 4.0;
 const BURST: f64 = 32.0;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A quarter of an hour: a device that was only restarted, or carried to another room, is back by then.
+/// Who was linked and is missed is asked so often, because nobody tells when a LAN that fell apart is whole again: both
+/// halves find each other within 10 s. A device that is not there costs a few ARP requests each time.
+const MISSED_PAUSE: Duration = Duration::from_secs(8);
+/// So long: after that, only mDNS and [`LONGEST_PAUSE`] bring them together again.
+const MISSED_FOR: Duration = Duration::from_secs(3600);
+/// A quarter of an hour more: a device that was only restarted, or carried to another room, is back by then.
 const MAX_FAILURES: u32 = 20;
 /// How soon a peer whose link broke is dialled again.
 const REDIAL: Duration = Duration::from_millis(300);
@@ -40,6 +45,8 @@ struct State {
     busy: bool,
     /// Dials in a row that brought nobody.
     failures: u32,
+    /// When the link to it broke, if there was one.
+    missed: Option<Instant>,
 }
 
 /// The plan. Ask [`Dialer::due`] until it gives nothing, then sleep until [`Dialer::timeout`].
@@ -77,6 +84,7 @@ impl Dialer {
                     pause: FIRST_PAUSE,
                     busy: false,
                     failures: 0,
+                    missed: None,
                 };
                 self.targets.insert(target, state);
             }
@@ -97,6 +105,7 @@ impl Dialer {
         {
             state.next = now + REDIAL;
             state.pause = FIRST_PAUSE;
+            state.missed = Some(now);
         }
     }
 
@@ -119,13 +128,24 @@ impl Dialer {
     pub(super) fn ended(&mut self, target: &Target, answered: bool, now: Instant) {
         if let Some(state) = self.targets.get_mut(target) {
             state.busy = false;
-            state.failures = if answered { 0 } else { state.failures + 1 };
+            if answered {
+                state.missed = None;
+            }
+            let missed = state
+                .missed
+                .is_some_and(|since| now.saturating_duration_since(since) < MISSED_FOR);
+            state.failures = match (answered, missed) {
+                (true, _) => 0,
+                (_, true) => state.failures,
+                _ => state.failures + 1,
+            };
             if matches!(target, Target::Met(_)) && state.failures >= MAX_FAILURES {
                 self.targets.remove(target);
                 return;
             }
             state.next = state.next.max(now + state.pause);
-            state.pause = (state.pause * 2).min(LONGEST_PAUSE);
+            let longest = if missed { MISSED_PAUSE } else { LONGEST_PAUSE };
+            state.pause = (state.pause * 2).min(longest);
         }
     }
 
@@ -183,6 +203,28 @@ mod tests {
         let later = now + Duration::from_secs(40);
         dialer.broke(address(1), later);
         assert_eq!(dialer.timeout(later), Some(later + REDIAL));
+    }
+
+    #[test]
+    fn who_was_linked_and_is_missed_is_asked_every_few_seconds_for_an_hour() {
+        let start = Instant::now();
+        let mut dialer = Dialer::new(start);
+        dialer.add(Target::Met(address(1)), vec![address(1)], start);
+        dialer.broke(address(1), start);
+        let mut now = start;
+        while now < start + MISSED_FOR {
+            let at = dialer.timeout(now).unwrap();
+            assert!(at - now <= MISSED_PAUSE);
+            let (target, _) = dialer.due(at).unwrap();
+            dialer.ended(&target, false, at);
+            now = at;
+        }
+        for _ in 0..4 {
+            now = dialer.timeout(now).unwrap();
+            let (target, _) = dialer.due(now).unwrap();
+            dialer.ended(&target, false, now);
+        }
+        assert_eq!(dialer.timeout(now), Some(now + LONGEST_PAUSE));
     }
 
     #[test]

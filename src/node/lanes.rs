@@ -1,60 +1,35 @@
 //! The lanes there are: one for each own uplink and one for each uplink a peer lends.
 //!
 //! Invariant: a lane keeps its id for as long as it is the same way out, and no id is ever used for another one; so a
-//! peer that left and came back has new lanes, and nothing that belonged to the old ones is mistaken for theirs.
+//! peer that left and came back has new lanes, and nothing that belonged to the old ones is mistaken for theirs. What
+//! becomes known of a way meanwhile (its line, its rate) is told by another [`LaneInfo`] under the same id: transfers go on.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::lane::{Lane, LaneInfo, LaneSet, OwnLane, PeerLane};
 use crate::link::{Link, Offer};
-use crate::types::{LaneId, PeerId, Rate};
+use crate::types::{LaneId, PeerId};
 use crate::uplink::limit::Limiters;
 use crate::uplink::resolve::Resolver;
 use crate::uplink::{Network, Uplink};
 
+use super::rates::{Rates, Way as Measured};
+
 /// What own lanes are called.
 pub(super) const THIS_DEVICE: &str = "this device";
-/// Rates remembered of ways that may be gone; a household has fewer.
-const MAX_RATES: usize = 256;
-
 /// Whose uplink, by its owner's number. `None`: this device's.
 type Way = (Option<PeerId>, u32);
-/// The same by name: what a rate is remembered for.
-type Name = (Option<PeerId>, String);
-
-/// What each way brought when it was last used. Shared with the transfers that measure it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Rates(Arc<Mutex<BTreeMap<Name, Rate>>>);
-
-impl Rates {
-    pub(super) fn of(&self, peer: Option<PeerId>, uplink: &str) -> Option<Rate> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&(peer, uplink.into()))
-            .copied()
-    }
-
-    pub(super) fn measured(&self, peer: Option<PeerId>, uplink: &str, rate: Rate) {
-        let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = (peer, uplink.into());
-        if rates.len() < MAX_RATES || rates.contains_key(&name) {
-            rates.insert(name, rate);
-        }
-    }
-}
-
-/// One lane, and what it was made from: made anew only where that changes.
+/// One lane, and what it was made from: another way out where that changes.
 #[derive(Debug)]
 struct Entry {
     lane: Arc<dyn Lane>,
     origin: Origin,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Origin {
     Own(Uplink),
     Lent { link: Arc<Link>, offer: Offer },
@@ -72,14 +47,14 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) fn new(resolver: Resolver, limiters: Limiters) -> Self {
+    pub(super) fn new(resolver: Resolver, limiters: Limiters, rates: Rates) -> Self {
         let (set, _) = watch::channel(LaneSet::default());
         Self {
             entries: BTreeMap::new(),
             next: 0,
             resolver,
             limiters,
-            rates: Rates::default(),
+            rates,
             set,
         }
     }
@@ -88,43 +63,34 @@ impl Lanes {
         self.set.subscribe()
     }
 
-    pub(super) fn rates(&self) -> Rates {
-        self.rates.clone()
-    }
-
     /// This device's uplinks are these now.
     pub(super) fn own(&mut self, network: &Network) {
         let uplinks: BTreeMap<u32, &Uplink> = network.uplinks.iter().map(|u| (u.index, u)).collect();
         self.entries.retain(|(peer, index), entry| match &entry.origin {
-            Origin::Own(uplink) => peer.is_some() || uplinks.get(index) == Some(&uplink),
+            Origin::Own(uplink) => {
+                peer.is_some() || uplinks.get(index).is_some_and(|now| same_uplink(now, uplink))
+            }
             Origin::Lent { .. } => true,
         });
         for (index, uplink) in uplinks {
-            let way = (None, index);
-            if self.entries.contains_key(&way) {
-                continue;
-            }
-            let info = LaneInfo {
-                id: self.fresh_id(),
-                peer: None,
-                owner: THIS_DEVICE.into(),
-                uplink: uplink.name.clone(),
-                kind: uplink.kind,
-                metered: uplink.metered,
-                line: uplink.line,
-                hint: self.rates.of(None, &uplink.name),
-            };
-            let limiter = self.limiters.of(&uplink.name);
-            let lane = Arc::new(OwnLane::new(info, uplink.clone(), self.resolver.clone(), limiter));
-            self.entries.insert(
-                way,
-                Entry {
-                    lane,
-                    origin: Origin::Own(uplink.clone()),
-                },
-            );
+            self.put((None, index), Origin::Own(uplink.clone()));
         }
         self.publish();
+    }
+
+    /// Every own uplink becomes another lane: what was open over the old ones is taken to be dead.
+    pub(super) fn renew(&mut self) {
+        let own = |(peer, _): &Way| peer.is_none();
+        let uplinks = self.entries.extract_if(.., |way, _| own(way));
+        let uplinks = uplinks.filter_map(|(_, entry)| match entry.origin {
+            Origin::Own(uplink) => Some(uplink),
+            Origin::Lent { .. } => None,
+        });
+        let network = Network {
+            interfaces: Vec::new(),
+            uplinks: uplinks.collect(),
+        };
+        self.own(&network);
     }
 
     /// This peer lends what its link says now.
@@ -137,33 +103,75 @@ impl Lanes {
             _ => true,
         });
         for (id, offer) in offers {
-            let way = (Some(link.peer()), id);
-            if self.entries.contains_key(&way) {
-                continue;
+            let link = Arc::clone(link);
+            self.put((Some(link.peer()), id), Origin::Lent { link, offer });
+        }
+        self.publish();
+    }
+
+    /// Rates were measured: lanes are made with them from now on, and those there are told.
+    pub(super) fn measured(&mut self) {
+        let entries = self.entries.iter().map(|(way, e)| (*way, e.origin.clone()));
+        for (way, origin) in entries.collect::<Vec<_>>() {
+            self.put(way, origin);
+        }
+        self.publish();
+    }
+
+    /// A lane for this way: a new one, or the one there is with what is known now.
+    fn put(&mut self, way: Way, origin: Origin) {
+        let known = self.entries.get(&way).map(|e| e.lane.info().clone());
+        let id = known.as_ref().map(|info| info.id);
+        let info = self.info(&origin, id.unwrap_or(LaneId(self.next)));
+        if id.is_none() {
+            self.next += 1;
+        }
+        if known.as_ref() == Some(&info) {
+            if let Some(entry) = self.entries.get_mut(&way) {
+                entry.origin = origin;
             }
-            let info = LaneInfo {
-                id: self.fresh_id(),
+            return;
+        }
+        let lane: Arc<dyn Lane> = match &origin {
+            Origin::Own(uplink) => {
+                let limiter = self.limiters.of(&uplink.name);
+                Arc::new(OwnLane::new(info, uplink.clone(), self.resolver.clone(), limiter))
+            }
+            Origin::Lent { link, offer } => Arc::new(PeerLane::new(info, Arc::clone(link), offer.id)),
+        };
+        self.entries.insert(way, Entry { lane, origin });
+    }
+
+    fn info(&self, origin: &Origin, id: LaneId) -> LaneInfo {
+        let measured = |peer, uplink: &str, line| {
+            self.rates.of(&Measured {
+                peer,
+                uplink: uplink.into(),
+                line,
+            })
+        };
+        match origin {
+            Origin::Own(uplink) => LaneInfo {
+                id,
+                peer: None,
+                owner: THIS_DEVICE.into(),
+                uplink: uplink.name.clone(),
+                kind: uplink.kind,
+                metered: uplink.metered,
+                line: uplink.line,
+                hint: measured(None, &uplink.name, uplink.line),
+            },
+            Origin::Lent { link, offer } => LaneInfo {
+                id,
                 peer: Some(link.peer()),
                 owner: link.name().into(),
                 uplink: offer.name.clone(),
                 kind: offer.kind,
                 metered: offer.metered,
                 line: offer.line,
-                hint: self.rates.of(Some(link.peer()), &offer.name).or(offer.down),
-            };
-            let lane = Arc::new(PeerLane::new(info, Arc::clone(link), id));
-            self.entries.insert(
-                way,
-                Entry {
-                    lane,
-                    origin: Origin::Lent {
-                        link: Arc::clone(link),
-                        offer,
-                    },
-                },
-            );
+                hint: measured(Some(link.peer()), &offer.name, offer.line).or(offer.down),
+            },
         }
-        self.publish();
     }
 
     /// The peer is gone, and its lanes with it.
@@ -172,13 +180,7 @@ impl Lanes {
         self.publish();
     }
 
-    const fn fresh_id(&mut self) -> LaneId {
-        let id = LaneId(self.next);
-        self.next += 1;
-        id
-    }
-
-    /// Own lanes first, in the order in which the kernel prefers them: the first one is home.
+    /// Own lanes first, in the order in which the kernel prefers them: the first one is home. Tells only what is new.
     fn publish(&self) {
         let mut entries: Vec<&Entry> = self.entries.values().collect();
         entries.sort_by_key(|e| match &e.origin {
@@ -186,13 +188,28 @@ impl Lanes {
             Origin::Lent { .. } => (1, 0),
         });
         let set: LaneSet = Arc::new(entries.into_iter().map(|e| Arc::clone(&e.lane)).collect());
-        self.set.send_replace(set);
+        self.set.send_if_modified(|before| {
+            let same =
+                before.len() == set.len() && before.iter().zip(set.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
+            if !same {
+                *before = set;
+            }
+            !same
+        });
     }
 }
 
-/// Whether a new offer is the way out it was before; a newly measured rate does not make it another one.
+/// Whether an uplink is the way out it was before: a line that becomes known, or another rank among the uplinks, does not
+/// make it another one.
+fn same_uplink(a: &Uplink, b: &Uplink) -> bool {
+    let way = |u: &Uplink| (u.name.clone(), u.kind, u.metered, u.v4, u.v6, u.gateway, u.bind);
+    way(a) == way(b)
+}
+
+/// Whether a new offer is the way out it was before; a newly measured rate, or a line that its owner got to know, does not
+/// make it another one.
 fn same_way(a: &Offer, b: &Offer) -> bool {
-    (a.id, &a.name, a.line, a.kind, a.metered) == (b.id, &b.name, b.line, b.kind, b.metered)
+    (a.id, &a.name, a.kind, a.metered) == (b.id, &b.name, b.kind, b.metered)
 }
 
 #[cfg(test)]
@@ -201,8 +218,9 @@ mod tests {
     use std::time::Instant;
 
     use crate::task::Tasks;
-    use crate::types::{LineId, UplinkKind};
+    use crate::types::{LineId, Rate, UplinkKind};
 
+    use super::super::rates::Brought;
     use super::*;
 
     fn uplink(index: u32, last: u8) -> Uplink {
@@ -211,10 +229,13 @@ mod tests {
             name: format!("wan{index}"),
             kind: UplinkKind::Wired,
             metered: false,
+            lend: true,
             line: LineId([last; 8]),
+            line_named: false,
             v4: Some(Ipv4Addr::new(192, 0, 2, last)),
             v6: None,
             gateway: None,
+            gateway_addresses: vec![],
             metric: 0,
             bind: false,
         }
@@ -224,6 +245,7 @@ mod tests {
         Lanes::new(
             Resolver::new(BTreeMap::new(), &Tasks::new()),
             Limiters::new([], Instant::now()),
+            Rates::default(),
         )
     }
 
@@ -266,13 +288,79 @@ mod tests {
     }
 
     #[test]
-    fn what_a_way_brought_before_is_a_hint_for_its_next_lane() {
+    fn renewed_lanes_are_the_same_ways_under_new_ids() {
         let mut lanes = lanes();
-        lanes.rates().measured(None, "wan1", Rate::bits(5));
         lanes.own(&Network {
             interfaces: vec![],
-            uplinks: vec![uplink(1, 1)],
+            uplinks: vec![uplink(1, 1), uplink(2, 2)],
         });
-        assert_eq!(lanes.subscribe().borrow()[0].info().hint, Some(Rate::bits(5)));
+        lanes.renew();
+        assert_eq!(ids(&lanes), [2, 3]);
+        let set = lanes.subscribe().borrow().clone();
+        assert_eq!(
+            set.iter().map(|l| l.info().uplink.as_str()).collect::<Vec<_>>(),
+            ["wan1", "wan2"]
+        );
+    }
+
+    #[test]
+    fn a_line_that_becomes_known_keeps_the_lane_and_is_told() {
+        let mut lanes = lanes();
+        let network = |line, metric| Network {
+            interfaces: vec![],
+            uplinks: vec![Uplink {
+                line: LineId([line; 8]),
+                metric,
+                ..uplink(1, 1)
+            }],
+        };
+        lanes.own(&network(1, 5));
+        let mut set = lanes.subscribe();
+        set.borrow_and_update();
+        lanes.own(&network(1, 7));
+        assert!(
+            !set.has_changed().unwrap(),
+            "nothing that a transfer must hear of"
+        );
+        lanes.own(&network(2, 7));
+        assert!(set.has_changed().unwrap());
+        assert_eq!(ids(&lanes), [0]);
+        assert_eq!(set.borrow()[0].info().line, LineId([2; 8]));
+    }
+
+    #[test]
+    fn what_a_way_brought_is_a_hint_for_its_lane_and_the_next_ones() {
+        let mut lanes = lanes();
+        let now = Instant::now();
+        let way = Measured {
+            peer: None,
+            uplink: "wan1".into(),
+            line: LineId([1; 8]),
+        };
+        let network = Network {
+            interfaces: vec![],
+            uplinks: vec![uplink(1, 1)],
+        };
+        lanes.own(&network);
+        let hint = |lanes: &Lanes| lanes.subscribe().borrow()[0].info().hint;
+        assert_eq!(hint(&lanes), None);
+        for tenth in 0..=40 {
+            let brought = Brought {
+                bytes: 100_000,
+                wanted: true,
+            };
+            lanes
+                .rates
+                .brought(&way, brought, now + tenth * std::time::Duration::from_millis(100));
+        }
+        lanes.measured();
+        assert_eq!(ids(&lanes), [0]);
+        assert!(hint(&lanes).is_some_and(|r| (7_000_000..9_000_000).contains(&r.as_bits())));
+        lanes.own(&Network::default());
+        lanes.own(&network);
+        assert_eq!(
+            (ids(&lanes), hint(&lanes).map(Rate::as_bits) > Some(0)),
+            (vec![1], true)
+        );
     }
 }

@@ -7,19 +7,27 @@
 mod book;
 mod control;
 mod dialer;
+mod forecast;
+mod holddown;
+mod homes;
 mod lanes;
+mod rates;
 mod run;
+mod status;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::api;
+use crate::clock;
 use crate::discovery::{Discovery, DiscoveryConfig, DiscoveryError};
 use crate::identity::{DeviceKey, StateDir, StateError};
 use crate::lane::LaneSet;
@@ -27,12 +35,14 @@ use crate::link::{DEFAULT_PORT, LinkConfig, LinkError, Links};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
 use crate::types::PeerId;
+use crate::uplink::limit::Limiters;
 use crate::uplink::resolve::Resolver;
-use crate::uplink::{self, Network};
+use crate::uplink::{self, Network, Rules};
 
 use book::Book;
 pub use book::met_before;
 use lanes::Lanes;
+use rates::Rates;
 
 /// For transfers to write what they have.
 const DRAIN_TRANSFERS: Duration = Duration::from_secs(3);
@@ -41,6 +51,9 @@ const DRAIN_LINKS: Duration = Duration::from_secs(1);
 /// For the links' last packets to leave, which takes the turn of a task or two. QUIC would have us wait for three round
 /// trips and more, lest a farewell be lost: a command that is done must not take 100 ms for that.
 const FAREWELL: Duration = Duration::from_millis(20);
+
+/// Orders to the node's loop that wait for it; it takes them in turn with its news.
+const ORDERS: usize = 4;
 
 /// What a node is made from.
 #[derive(Debug)]
@@ -57,6 +70,8 @@ pub struct NodeConfig {
     pub peers: Vec<SocketAddr>,
     /// What is lent, to where; its names and limits hold for own lanes as well.
     pub relay: relay::Config,
+    /// What the owner says of single uplinks; of no effect on a `network` that is given.
+    pub rules: Rules,
     /// The device's interfaces and uplinks; `None`: as the kernel has them.
     pub network: Option<Network>,
     /// TLS towards origins; `None`: the system's authorities, read at the first download.
@@ -80,6 +95,52 @@ pub enum NodeError {
     Socket(#[from] io::Error),
 }
 
+/// What can be changed while a node runs.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// What the owner says of single uplinks, limits included.
+    pub rules: Rules,
+    /// Ranges that may be dialled for others though they are not public.
+    pub allow: Vec<relay::Cidr>,
+    /// TCP ports that are lent.
+    pub ports: Vec<u16>,
+    /// How much is lent.
+    pub limits: relay::Limits,
+    /// Peers to dial without multicast.
+    pub peers: Vec<SocketAddr>,
+}
+
+/// One after the other, what a node does when it stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Transfers write what they have, and can be resumed.
+    Transfers,
+    /// Peers are told, discovery says goodbye.
+    Links,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Transfers => "transfers",
+            Self::Links => "links",
+        })
+    }
+}
+
+/// How much is going on, for a line of text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Peers with a link.
+    pub peers: usize,
+    /// Ways out, own and lent.
+    pub lanes: usize,
+    /// Connections that peers have through this device.
+    pub lent: u64,
+    /// Downloads that run.
+    pub transfers: usize,
+}
+
 /// One running peer.
 pub struct Node {
     id: PeerId,
@@ -88,9 +149,12 @@ pub struct Node {
     links: Links,
     relay: Relay,
     lanes: watch::Receiver<LaneSet>,
-    rates: lanes::Rates,
+    rates: Rates,
     transfers: Arc<Mutex<control::Transfers>>,
     origins: Option<Arc<rustls::ClientConfig>>,
+    rules: watch::Sender<Rules>,
+    limiters: Limiters,
+    orders: mpsc::Sender<run::Order>,
     transfer_tasks: Tasks,
     tasks: Tasks,
 }
@@ -112,19 +176,27 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
         let tasks = Tasks::new();
         let key = device_key(&config.state)?;
+        let limiters = config.relay.limiters.clone();
+        let (rules, rules_receiver) = watch::channel(config.rules);
         let network = match config.network {
             Some(fixed) => watch::channel(Arc::new(fixed)).1,
-            None => uplink::watch(seed(&key), &tasks).await,
+            None => {
+                limiters.limit_wires(rules.borrow().caps(), Instant::now());
+                uplink::watch(seed(&key), rules_receiver, &tasks).await
+            }
         };
         let resolver = Resolver::new(config.relay.names.clone(), &tasks);
-        let limiters = config.relay.limiters.clone();
         let relay = Relay::with_resolver(config.relay, resolver.clone(), network.clone(), &tasks);
-        let (offers, offer_receiver) = watch::channel(run::offers(&network.borrow(), &relay));
+        let rates = Rates::load(&config.state);
+        let (resolved, home) = homes::resolve(key.id(), &network.borrow(), &[]);
+        let (offers, offer_receiver) = watch::channel(run::offers(&resolved, &relay, &rates));
+        let (home, home_receiver) = watch::channel(home);
         let gate = run::gate(network.clone(), config.interfaces.clone());
         let link_config = LinkConfig {
             port: 0,
             name: config.name.clone(),
             offers: offer_receiver,
+            home: home_receiver,
             gate,
         };
         let (links, link_events, tunnels) = start_links(link_config, config.port, &key, &tasks)?;
@@ -134,8 +206,9 @@ impl Node {
             interfaces: config.interfaces,
         };
         let (_, found) = Discovery::start(discovery, network.clone(), &tasks)?;
-        let mut lanes = Lanes::new(resolver, limiters);
-        lanes.own(&network.borrow());
+        let mut lanes = Lanes::new(resolver, limiters.clone(), rates.clone());
+        lanes.own(&resolved);
+        let (orders, orders_receiver) = mpsc::channel(ORDERS);
         let node = Arc::new(Self {
             id: key.id(),
             name: config.name,
@@ -143,24 +216,34 @@ impl Node {
             links: links.clone(),
             relay: relay.clone(),
             lanes: lanes.subscribe(),
-            rates: lanes.rates(),
+            rates: rates.clone(),
             transfers: Arc::default(),
             origins: config.origins,
+            rules,
+            limiters,
+            orders,
             transfer_tasks: tasks.child(),
             tasks: tasks.clone(),
         });
         let book = Book::load(&config.state);
         let run = run::Run {
+            id: key.id(),
             state: config.state,
             network,
             offers,
+            home,
             links,
             link_events,
             tunnels,
             found,
             relay,
             lanes,
+            rates,
+            held: holddown::HoldDown::default(),
+            jumps: clock::Jumps::default(),
+            release: None,
             book,
+            orders: orders_receiver,
             tasks: tasks.clone(),
         };
         tasks.spawn_graceful("node", run.until_stopped(config.peers));
@@ -191,11 +274,61 @@ impl Node {
         api::serve(socket, handler, &self.tasks)
     }
 
+    /// Takes over what the owner says now, at once: open tunnels feel new limits, and peers are told what is lent.
+    pub async fn reload(&self, live: Live) {
+        self.limiters.limit_wires(live.rules.caps(), Instant::now());
+        self.relay.change(live.allow, live.ports, live.limits);
+        self.rules.send_replace(live.rules);
+        // Without a loop the node is stopping, and has nobody to dial any more.
+        let _ = self.orders.send(run::Order::Peers(live.peers)).await;
+    }
+
+    /// Returns when the node's own loop has answered: what a watchdog wants to know. False: it has ended.
+    pub async fn is_alive(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.orders.send(run::Order::Answer(answer)).await.is_ok() && answered.await.is_ok()
+    }
+
+    /// How much is going on.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            peers: self.links.all().len(),
+            lanes: self.lanes.borrow().len(),
+            lent: self.relay.lent().all.open,
+            transfers: self.running(),
+        }
+    }
+
     /// Stops in order: transfers write what they have, peers are told, sockets close. Takes at most 5 s.
     pub async fn stop(&self) {
-        self.transfer_tasks.stop(DRAIN_TRANSFERS).await;
-        self.tasks.stop(DRAIN_LINKS).await;
-        let _ = tokio::time::timeout(FAREWELL, self.links.close()).await;
+        self.stop_telling(|_| {}).await;
+    }
+
+    /// The same, and says which phase begins.
+    pub async fn stop_telling(&self, begins: impl Fn(Phase)) {
+        let phase = async |phase: Phase, work: BoxFuture<'_, bool>| {
+            begins(phase);
+            tracing::info!("stopping: {phase}");
+            let began = Instant::now();
+            let all = work.await;
+            let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if all {
+                tracing::info!(ms, "stopped: {phase}");
+            } else {
+                tracing::warn!(ms, "stopped: {phase}, although some had not ended");
+            }
+        };
+        phase(
+            Phase::Transfers,
+            self.transfer_tasks.stop(DRAIN_TRANSFERS).boxed(),
+        )
+        .await;
+        let links = async {
+            let ended = self.tasks.stop(DRAIN_LINKS).await;
+            let _ = tokio::time::timeout(FAREWELL, self.links.close()).await;
+            ended
+        };
+        phase(Phase::Links, links.boxed()).await;
     }
 }
 
@@ -224,6 +357,7 @@ fn start_links(
     let wanted = port.unwrap_or(DEFAULT_PORT);
     let again = LinkConfig {
         offers: config.offers.clone(),
+        home: config.home.clone(),
         gate: Arc::clone(&config.gate),
         name: config.name.clone(),
         port: 0,
@@ -247,6 +381,6 @@ fn start_links(
 
 type StartedLinks = (
     Links,
-    tokio::sync::mpsc::Receiver<crate::link::LinkEvent>,
-    tokio::sync::mpsc::Receiver<crate::link::Incoming>,
+    mpsc::Receiver<crate::link::LinkEvent>,
+    mpsc::Receiver<crate::link::Incoming>,
 );

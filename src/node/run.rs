@@ -1,5 +1,6 @@
 //! The node's own loop: news of network, peers and discovery become lanes, offers, dials and lent tunnels.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,11 +8,13 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 
+use crate::clock::{Jump, Jumps, Reading};
 use crate::discovery::Event as Found;
 use crate::identity::StateDir;
-use crate::link::{DialError, Gate, Incoming, LinkEvent, Links, Offer};
+use crate::link::{DialError, Gate, Home, Incoming, LinkEvent, Links, Offer};
 use crate::relay::Relay;
 use crate::task::Tasks;
 use crate::types::PeerId;
@@ -19,31 +22,57 @@ use crate::uplink::Network;
 
 use super::book::Book;
 use super::dialer::{Dialer, Target};
+use super::holddown::HoldDown;
+use super::homes::{self, Linked};
 use super::lanes::Lanes;
+use super::rates::{Brought, Rates, Way};
 
 /// Peers met are noted at most this often: the file may lie on an SD card.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
 
+/// Rates that changed are told at most this often.
+const TELL_RATES_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked at what is being lent, while something is.
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// A peer with a link is not dialled; its address is looked at again after this.
 const LINKED: Duration = Duration::from_secs(30);
+/// How often the clocks are looked at: what a suspended device held is dead, and is not to be waited for.
+const CLOCKS: Duration = Duration::from_secs(1);
 /// Known addresses are dialled so much after the start: whoever is there and hears our announcement dials at once, and
 /// two links that cross each other cost the one that loses its tunnels.
 const KNOWN_AFTER: Duration = Duration::from_millis(300);
 
 type Dial = BoxFuture<'static, (Target, Result<PeerId, DialError>)>;
 
+/// What others ask of the loop.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// To say that it is alive.
+    Answer(oneshot::Sender<()>),
+    /// These are the peers that the owner names now.
+    Peers(Vec<SocketAddr>),
+}
+
 /// Everything the loop owns.
 pub(super) struct Run {
+    pub(super) id: PeerId,
     pub(super) state: StateDir,
     pub(super) network: watch::Receiver<Arc<Network>>,
     pub(super) offers: watch::Sender<Vec<Offer>>,
+    pub(super) home: watch::Sender<Home>,
     pub(super) links: Links,
     pub(super) link_events: mpsc::Receiver<LinkEvent>,
     pub(super) tunnels: mpsc::Receiver<Incoming>,
     pub(super) found: mpsc::Receiver<Found>,
     pub(super) relay: Relay,
     pub(super) lanes: Lanes,
+    pub(super) rates: Rates,
+    pub(super) held: HoldDown,
+    pub(super) jumps: Jumps,
+    /// When an uplink that is held back may be used.
+    pub(super) release: Option<Instant>,
     pub(super) book: Book,
+    pub(super) orders: mpsc::Receiver<Order>,
     pub(super) tasks: Tasks,
 }
 
@@ -52,22 +81,31 @@ impl Run {
     pub(super) async fn until_stopped(mut self, peers: Vec<SocketAddr>) {
         let now = Instant::now();
         let mut dialer = Dialer::new(now);
-        let named = peers.into_iter().map(Target::Named);
-        for target in self.book.addresses().map(Target::Met).chain(named) {
-            if let Target::Met(address) | Target::Named(address) = target {
-                dialer.add(target, vec![address], now + KNOWN_AFTER);
-            }
+        for address in self.book.addresses() {
+            dialer.add(Target::Met(address), vec![address], now + KNOWN_AFTER);
         }
+        let mut named = Vec::new();
+        name_peers(&mut dialer, &mut named, peers, now + KNOWN_AFTER);
         let mut dials = FuturesUnordered::<Dial>::new();
         let mut save = tokio::time::interval(SAVE_EVERY);
+        let mut lending = Lending::new();
+        let rates = self.rates.clone();
+        let mut tell_rates = now;
+        let mut clocks = tokio::time::interval(CLOCKS);
+        clocks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.network_changed();
         let stopped = self.tasks.token().clone();
         loop {
             let now = Instant::now();
+            if self.release.is_some_and(|at| at <= now) {
+                self.settle();
+            }
             while let Some((target, addresses)) = dialer.due(now) {
                 dials.push(dial(self.links.clone(), target, addresses));
             }
             // Without anybody to dial, the next news decides.
             let wake = dialer.timeout(now).unwrap_or(now + SAVE_EVERY);
+            let wake = wake.min(self.release.unwrap_or(wake));
             tokio::select! {
                 () = stopped.cancelled() => break,
                 () = tokio::time::sleep_until(wake.into()) => {}
@@ -76,12 +114,31 @@ impl Run {
                 }
                 Some(event) = self.link_events.recv() => self.link(event, &mut dialer),
                 Some(event) = self.found.recv() => found(&mut dialer, event),
-                Some(incoming) = self.tunnels.recv() => self.relay.serve(incoming),
+                Some(incoming) = self.tunnels.recv() => {
+                    self.relay.serve(incoming);
+                    lending.begin();
+                }
                 Ok(()) = self.network.changed() => self.network_changed(),
-                _ = save.tick() => self.book.save(&self.state),
+                _ = clocks.tick() => self.look_at_clocks(),
+                () = rates_changed(&rates, tell_rates) => {
+                    self.lanes.measured();
+                    self.settle();
+                    tell_rates = Instant::now() + TELL_RATES_EVERY;
+                }
+                _ = lending.every.tick(), if lending.busy => lending.sample(&self.relay, &self.offers, &rates),
+                Some(order) = self.orders.recv() => match order {
+                    // Who asked may have stopped waiting.
+                    Order::Answer(asked) => drop(asked.send(())),
+                    Order::Peers(peers) => name_peers(&mut dialer, &mut named, peers, Instant::now()),
+                },
+                _ = save.tick() => {
+                    self.book.save(&self.state);
+                    rates.save(&self.state, Instant::now(), false);
+                }
             }
         }
         self.book.save(&self.state);
+        rates.save(&self.state, Instant::now(), true);
     }
 
     fn link(&mut self, event: LinkEvent, dialer: &mut Dialer) {
@@ -100,25 +157,132 @@ impl Run {
             }
             LinkEvent::Down(link) => {
                 self.lanes.peer_gone(link.peer());
-                dialer.broke(link.address(), Instant::now());
+                // A device that was refused as a copy of another asks again at its own pace.
+                if !link.is_refused_as_copy() {
+                    dialer.broke(link.address(), Instant::now());
+                }
             }
         }
+        // It may be our gateway.
+        self.settle();
     }
 
+    /// Takes the network as it is.
     fn network_changed(&mut self) {
         let network = Arc::clone(&self.network.borrow_and_update());
+        // The peer hears nothing from an address that is gone: it would wait for its timeout, and so would we.
+        for link in self.links.all().iter().filter(|l| l.has_moved(&network)) {
+            link.abandon("this end has another address now");
+        }
+        self.settle();
+    }
+
+    /// Makes lanes, offers and home what network, peers and rates are now.
+    fn settle(&mut self) {
+        let seen = Arc::clone(&self.network.borrow());
+        let (usable, release) = self.held.admitted(&seen, Instant::now());
+        self.release = release;
+        let linked: Vec<Linked> = self
+            .links
+            .all()
+            .iter()
+            .map(|link| Linked {
+                peer: link.peer(),
+                address: link.address(),
+                home: link.home(),
+            })
+            .collect();
+        let (network, home) = homes::resolve(self.id, &usable, &linked);
         self.lanes.own(&network);
-        let now = offers(&network, &self.relay);
-        self.offers.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
+        change(&self.offers, offers(&network, &self.relay, &self.rates));
+        change(&self.home, home);
+    }
+
+    /// After a sleep everything begins anew: peers and routers have forgotten what was open, and nobody says so.
+    fn look_at_clocks(&mut self) {
+        if let Some(Jump::Slept(slept)) = self.jumps.look(Reading::now()) {
+            tracing::info!(?slept, "the device was suspended: links and lanes begin anew");
+            for link in self.links.all() {
+                link.abandon("this device was suspended");
+            }
+            self.lanes.renew();
+        }
     }
 }
 
+/// Tells only what is new.
+fn change<T: PartialEq>(sender: &watch::Sender<T>, now: T) {
+    sender.send_if_modified(|before| {
+        let changed = *before != now;
+        *before = now;
+        changed
+    });
+}
+
+/// Waits until rates changed, but not before that time.
+async fn rates_changed(rates: &Rates, not_before: Instant) {
+    tokio::time::sleep_until(not_before.into()).await;
+    rates.changed().await;
+}
+
+/// What the uplinks carry for borrowers, looked at while there are any.
+struct Lending {
+    every: tokio::time::Interval,
+    busy: bool,
+    /// Bytes lent so far, by uplink.
+    before: BTreeMap<String, u64>,
+}
+
+impl Lending {
+    fn new() -> Self {
+        let mut every = tokio::time::interval(SAMPLE_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            every,
+            busy: false,
+            before: BTreeMap::new(),
+        }
+    }
+
+    /// Somebody asked for a tunnel.
+    const fn begin(&mut self) {
+        self.busy = true;
+    }
+
+    fn sample(&mut self, relay: &Relay, offers: &watch::Sender<Vec<Offer>>, rates: &Rates) {
+        let (lent, now) = (relay.lent(), Instant::now());
+        let mut moved = false;
+        for (name, count) in &lent.uplinks {
+            let before = self.before.insert(name.clone(), count.down).unwrap_or_default();
+            let bytes = count.down.saturating_sub(before);
+            let line = offers.borrow().iter().find(|o| o.name == *name).map(|o| o.line);
+            if let Some(line) = line.filter(|_| bytes > 0) {
+                moved = true;
+                let way = Way {
+                    peer: None,
+                    uplink: name.clone(),
+                    line,
+                };
+                rates.brought(&way, Brought { bytes, wanted: false }, now);
+            }
+        }
+        self.busy = moved || lent.all.open > 0;
+    }
+}
+
+/// Dials those whom the owner names now, and no longer those whom he does not; a link that stands is let be.
+fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketAddr>, at: Instant) {
+    for gone in named.iter().filter(|address| !now.contains(address)) {
+        dialer.forget(&Target::Named(*gone));
+    }
+    for address in &now {
+        dialer.add(Target::Named(*address), vec![*address], at);
+    }
+    *named = now;
+}
+
 /// What this device lends, as peers are told.
-pub(super) fn offers(network: &Network, relay: &Relay) -> Vec<Offer> {
+pub(super) fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
     let lent = relay.offered(network).into_iter();
     lent.map(|u| Offer {
         id: u.index,
@@ -126,7 +290,11 @@ pub(super) fn offers(network: &Network, relay: &Relay) -> Vec<Offer> {
         line: u.line,
         kind: u.kind,
         metered: u.metered,
-        down: None,
+        down: rates.told(&Way {
+            peer: None,
+            uplink: u.name.clone(),
+            line: u.line,
+        }),
     })
     .collect()
 }

@@ -81,13 +81,19 @@ pub(super) struct Full;
 impl Gate {
     /// Nothing lent yet.
     pub(super) fn new(limits: Limits, now: Instant) -> Self {
-        let share = limits.tunnels.div_ceil(limits.tunnels_per_peer.max(1)) as u64;
-        let dials = bucket(limits.dials * share, limits.dial_burst * share, now);
         Self {
+            dials: dials_of_all(&limits, now),
             limits,
             open: 0,
-            dials,
             peers: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps these limits from now on. What is open stays, and counts.
+    pub(super) fn change(&mut self, limits: Limits, now: Instant) {
+        if limits != self.limits {
+            self.dials = dials_of_all(&limits, now);
+            self.limits = limits;
         }
     }
 
@@ -141,6 +147,11 @@ impl Gate {
     pub(super) fn may_log(&mut self, peer: PeerId, now: Instant) -> bool {
         known(&mut self.peers, &self.limits, peer, now).is_some_and(|peer| peer.lines.take(1, now).is_ok())
     }
+}
+
+fn dials_of_all(limits: &Limits, now: Instant) -> Bucket {
+    let share = limits.tunnels.div_ceil(limits.tunnels_per_peer.max(1)) as u64;
+    bucket(limits.dials * share, limits.dial_burst * share, now)
 }
 
 fn bucket(per_second: u64, burst: u64, now: Instant) -> Bucket {
@@ -198,6 +209,22 @@ mod tests {
         gate.leave(peer(0));
         assert_eq!(gate.enter(peer(9), now), Ok(()));
         assert_eq!(gate.enter(peer(9), now), Err(Full));
+    }
+
+    #[test]
+    fn limits_that_are_lowered_hold_for_the_next_tunnel_and_end_none() {
+        let (mut gate, now) = gate(Limits::default());
+        (0..5).for_each(|_| gate.enter(peer(1), now).unwrap());
+        let fewer = Limits {
+            tunnels_per_peer: 4,
+            ..Limits::default()
+        };
+        gate.change(fewer, now);
+        assert_eq!(gate.enter(peer(1), now), Err(Full), "five are open");
+        gate.leave(peer(1));
+        gate.leave(peer(1));
+        assert_eq!(gate.enter(peer(1), now), Ok(()));
+        assert_eq!(gate.enter(peer(2), now), Ok(()), "another peer has its own");
     }
 
     #[test]

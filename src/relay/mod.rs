@@ -53,8 +53,6 @@ pub struct Config {
     pub allow: Vec<Cidr>,
     /// TCP ports that may be dialled. Default 80 and 443.
     pub ports: Vec<u16>,
-    /// The names of the uplinks lent. `None`, the default: all. Metered ones never are.
-    pub uplinks: Option<Vec<String>>,
     /// Names with addresses given by hand, for labs and demos; the addresses are judged as any others. Default none.
     pub names: Names,
     /// The most an uplink may carry, lanes of this device included if they were given the same. Default unlimited.
@@ -68,7 +66,6 @@ impl Default for Config {
         Self {
             allow: Vec::new(),
             ports: PORTS.to_vec(),
-            uplinks: None,
             names: Names::new(),
             limiters: Limiters::default(),
             limits: Limits::default(),
@@ -82,11 +79,8 @@ pub struct Relay(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    filter: Filter,
-    ports: Vec<u16>,
-    uplinks: Option<Vec<String>>,
+    policy: Mutex<Arc<Policy>>,
     limiters: Limiters,
-    limits: Limits,
     resolver: Resolver,
     network: watch::Receiver<Arc<Network>>,
     gate: Mutex<Gate>,
@@ -94,11 +88,21 @@ struct Inner {
     tasks: Tasks,
 }
 
+/// What the owner can change while tunnels are open.
+#[derive(Debug)]
+struct Policy {
+    filter: Filter,
+    ports: Vec<u16>,
+    limits: Limits,
+}
+
 /// A connection to an origin, made for a borrower; it holds the borrower's place until it is dropped.
 #[derive(Debug)]
 struct Origin {
     stream: TcpStream,
     address: SocketAddr,
+    /// This device's end.
+    local: IpAddr,
     /// As the borrower must name it in its first bytes.
     host: String,
     uplink: Uplink,
@@ -133,17 +137,30 @@ impl Relay {
     ) -> Self {
         let gate = Mutex::new(Gate::new(config.limits.clone(), Instant::now().into_std()));
         Self(Arc::new(Inner {
-            filter: Filter::new(config.allow),
-            ports: config.ports,
-            uplinks: config.uplinks,
+            policy: Mutex::new(Arc::new(Policy {
+                filter: Filter::new(config.allow),
+                ports: config.ports,
+                limits: config.limits,
+            })),
             limiters: config.limiters,
-            limits: config.limits,
             resolver,
             network,
             gate,
             ledger: Ledger::default(),
             tasks: tasks.clone(),
         }))
+    }
+
+    /// From now on this is what may be asked for. Tunnels that are open stay as they were begun; those of a peer that has
+    /// more of them than it may count until they end.
+    pub fn change(&self, allow: Vec<Cidr>, ports: Vec<u16>, limits: Limits) {
+        self.gate().change(limits.clone(), now());
+        let policy = Policy {
+            filter: Filter::new(allow),
+            ports,
+            limits,
+        };
+        *self.0.policy.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(policy);
     }
 
     /// The uplinks that are lent: what may be offered to peers.
@@ -187,7 +204,8 @@ impl Relay {
     /// A connection to the origin asked for, if it may be lent and within the time for it.
     async fn reach(&self, peer: PeerId, open: &Open) -> Result<Origin, Refusal> {
         let name = check_name(&open.host).map_err(|_| Refusal::Name)?;
-        if !self.0.ports.contains(&open.port) {
+        let policy = self.policy();
+        if !policy.ports.contains(&open.port) {
             return Err(Refusal::Port);
         }
         let network = Arc::clone(&self.0.network.borrow());
@@ -198,14 +216,17 @@ impl Relay {
         let uplink = uplink.ok_or(Refusal::Uplink)?;
         let place = self.enter(peer)?;
         let connecting = async {
-            let ips = self.judged(&name, open.pin, &Surroundings::of(&network)).await?;
+            let around = Surroundings::of(&network);
+            let ips = self.judged(&policy.filter, &name, open.pin, &around).await?;
             self.connect(peer, uplink, &ips, open.port).await
         };
-        let connected = tokio::time::timeout(self.0.limits.dial_limit, connecting).await;
+        let connected = tokio::time::timeout(policy.limits.dial_limit, connecting).await;
         let (address, stream) = connected.unwrap_or(Err(Refusal::Connect))?;
+        let local = stream.local_addr().map_err(|_| Refusal::Connect)?.ip();
         Ok(Origin {
             stream,
             address,
+            local,
             host: name,
             uplink: uplink.clone(),
             _place: place,
@@ -215,6 +236,7 @@ impl Relay {
     /// The addresses of the name, or the one pinned: each of them judged.
     async fn judged(
         &self,
+        filter: &Filter,
         name: &str,
         pin: Option<IpAddr>,
         around: &Surroundings,
@@ -228,10 +250,7 @@ impl Relay {
                 .await
                 .map_err(|_| Refusal::Resolve)?,
         };
-        self.0
-            .filter
-            .check_all(&ips, around)
-            .map_err(|_| Refusal::Address)
+        filter.check_all(&ips, around).map_err(|_| Refusal::Address)
     }
 
     /// Dials exactly these addresses, and makes sure that it was one of them that answered.
@@ -251,10 +270,12 @@ impl Relay {
             .into_iter()
             .map(|ip| SocketAddr::new(ip, port))
             .collect();
+        let limiter = self.0.limiters.of(&uplink.name);
+        let (limiter, limit) = (&limiter, self.policy().limits.dial_limit);
         let attempt = |to: SocketAddr| async move {
             let counted = self.gate().destination(peer, to.ip(), now());
             counted.map_err(|Full| io::Error::from(io::ErrorKind::QuotaExceeded))?;
-            let stream = uplink::connect(uplink, to, self.0.limits.dial_limit).await?;
+            let stream = uplink::connect(uplink, to, limit, limiter).await?;
             if stream.peer_addr()? != to {
                 return Err(io::Error::other("connected to another address than was judged"));
             }
@@ -276,14 +297,19 @@ impl Relay {
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let entry = self.0.ledger.opened(peer, &origin.uplink.name);
-        let mut stream = Limited::new(origin.stream, self.0.limiters.of(&origin.uplink.name));
-        let Limits { idle, life, .. } = self.0.limits;
+        let mut stream = Limited::connection(origin.stream, self.0.limiters.of(&origin.uplink.name));
+        let Limits { idle, life, .. } = self.policy().limits;
         let protocol = Protocol::on(origin.address.port());
         let begun = tokio::time::timeout(idle, begin(tunnel, &mut stream, protocol, &origin.host)).await;
         let end = match begun {
             Ok(Ok(passed_on)) => {
                 entry.up(passed_on);
-                splice::splice(tunnel, &mut stream, &entry, idle, life).await
+                let local = origin.uplink.bind.then_some(origin.local);
+                tokio::select! {
+                    end = splice::splice(tunnel, &mut stream, &entry, idle, life) => end,
+                    () = self.taken_back(origin.uplink.index) => End::TakenBack,
+                    () = self.gone(local) => End::Moved,
+                }
             }
             Ok(Err(error)) => End::Broken(error),
             Err(_) => End::Idle,
@@ -296,6 +322,19 @@ impl Relay {
             tracing::debug!(peer = %peer.short(), uplink = %origin.uplink.name, %end, "a tunnel ended");
         }
         end
+    }
+
+    /// Waits until the address is none of this device's any more: then nothing of a connection from it gets through, and
+    /// the kernel keeps it open all the same.
+    async fn gone(&self, local: Option<IpAddr>) {
+        let mut network = self.0.network.clone();
+        if let Some(ip) = local
+            && network.wait_for(|now| !now.is_own(ip)).await.is_ok()
+        {
+            return;
+        }
+        // Set up by hand, or nobody watches the network any more.
+        std::future::pending::<()>().await;
     }
 
     fn enter(&self, peer: PeerId) -> Result<Place, Refusal> {
@@ -315,12 +354,30 @@ impl Relay {
                 .any(|i| i.index == uplink.index && i.point_to_point)
         };
         let routed = uplink.gateway.is_some() || !uplink.bind || point_to_point();
-        let named = self
-            .0
-            .uplinks
-            .as_ref()
-            .is_none_or(|names| names.contains(&uplink.name));
-        !uplink.metered && routed && named
+        uplink.lend && !uplink.metered && routed
+    }
+
+    /// Returns when an uplink is there and not lent any more. One that is not there may only be renewing its address.
+    async fn taken_back(&self, index: u32) {
+        let mut network = self.0.network.clone();
+        loop {
+            let now = Arc::clone(&network.borrow_and_update());
+            if now
+                .uplinks
+                .iter()
+                .any(|u| u.index == index && !self.lends(u, &now))
+            {
+                return;
+            }
+            if network.changed().await.is_err() {
+                // Nobody is left who could take it back.
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn policy(&self) -> Arc<Policy> {
+        Arc::clone(&self.0.policy.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn may_log(&self, peer: PeerId) -> bool {

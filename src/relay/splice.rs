@@ -30,6 +30,10 @@ pub(super) enum End {
     Idle,
     /// Its time is over.
     Old,
+    /// The owner lends that uplink no more.
+    TakenBack,
+    /// This device's address that it came from is gone.
+    Moved,
 }
 
 impl fmt::Display for End {
@@ -38,7 +42,9 @@ impl fmt::Display for End {
             Self::Closed => f.write_str("closed"),
             Self::Broken(error) => write!(f, "broken off: {error}"),
             Self::Idle => f.write_str("idle for too long"),
+            Self::Moved => f.write_str("the address it came from is gone"),
             Self::Old => f.write_str("open for too long"),
+            Self::TakenBack => f.write_str("the uplink is not lent any more"),
         }
     }
 }

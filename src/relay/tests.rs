@@ -21,10 +21,13 @@ fn uplink(index: u32, name: &str) -> Uplink {
         name: name.into(),
         kind: UplinkKind::Wired,
         metered: false,
+        lend: true,
         line: LineId([0; 8]),
+        line_named: false,
         v4: Some([127, 0, 0, 9].into()),
         v6: None,
         gateway: None,
+        gateway_addresses: Vec::new(),
         metric: 0,
         bind: false,
     }
@@ -157,6 +160,50 @@ async fn an_origin_is_reset_when_the_relay_is_ended() {
         io::ErrorKind::ConnectionReset
     );
     assert_eq!(relay.lent().all.open, 0);
+}
+
+#[tokio::test]
+async fn what_the_owner_says_later_holds_for_the_next_request() {
+    let (_listener, port) = origin().await;
+    let relay = relay(&[80], Limits::default(), allowed);
+    let refused = relay.reach(PEER, &open(port)).await.unwrap_err();
+    assert_eq!(refused, Refusal::Port);
+    let range: Cidr = "127.0.0.2/32".parse().unwrap();
+    relay.change(vec![range], vec![port], Limits::default());
+    assert!(relay.reach(PEER, &open(port)).await.is_ok());
+    relay.change(vec![], vec![port], Limits::default());
+    let refused = relay.reach(PEER, &open(port)).await.unwrap_err();
+    assert_eq!(refused, Refusal::Address);
+}
+
+#[tokio::test]
+async fn a_tunnel_ends_when_its_uplink_is_not_lent_any_more_and_outlives_one_that_is_gone_for_a_moment() {
+    let (listener, port) = origin().await;
+    let (news, receiver) = watch::channel(Arc::new(network()));
+    let config = Config {
+        allow: vec!["127.0.0.2/32".parse().unwrap()],
+        ports: vec![port],
+        ..Config::default()
+    };
+    let resolver = Resolver::with_lookup(Names::new(), |_| Box::pin(async { Ok(allowed()) }));
+    let relay = Relay::with_resolver(config, resolver, receiver, &Tasks::new());
+    let origin = relay.reach(PEER, &open(port)).await.unwrap();
+    let (mut far, _) = listener.accept().await.unwrap();
+    let (mut borrower, mut tunnel) = duplex(1000);
+    let (end, ()) = tokio::join!(relay.carry(PEER, &mut tunnel, origin), async {
+        borrower.write_all(b"GET").await.unwrap();
+        far.read_exact(&mut [0; 3]).await.unwrap();
+        news.send_replace(Arc::default());
+        far.write_all(b"x").await.unwrap();
+        borrower.read_exact(&mut [0; 1]).await.unwrap();
+        let mut kept_back = network();
+        kept_back.uplinks[0].lend = false;
+        assert!(relay.offered(&kept_back).is_empty());
+        news.send_replace(Arc::new(kept_back));
+    });
+    assert!(matches!(end, End::TakenBack), "{end:?}");
+    let refused = relay.reach(PEER, &open(port)).await.unwrap_err();
+    assert_eq!(refused, Refusal::Uplink);
 }
 
 #[tokio::test]

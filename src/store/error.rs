@@ -109,6 +109,15 @@ pub enum StoreError {
     /// A write after the file was finished.
     #[error("a write to a finished file was refused")]
     Finished,
+    /// Descriptors from another process that are not taken; the files are as they were.
+    #[error("these files are not taken: {why}")]
+    NotTaken {
+        /// What they are, in words.
+        why: String,
+    },
+    /// What the process that has the files said: its own error, in its own words.
+    #[error("{0}")]
+    Elsewhere(String),
     /// Anything else the system said.
     #[error("{}: {doing} failed: {source}", path.display())]
     Io {

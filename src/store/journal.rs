@@ -35,7 +35,7 @@ const ALIGN: usize = 4096;
 /// beside any file worth resuming, and weeks of records at one in three seconds are rewritten only some ten times a day.
 const COMPACT: u64 = 1 << 20;
 /// A longer journal is not read: that is several TiB of file, or damage.
-const MAX_LEN: u64 = 512 << 20;
+pub(super) const MAX_LEN: u64 = 512 << 20;
 /// The last byte is the version of the format.
 const BASE: [u8; 4] = *b"TRB\x01";
 const RECORD: [u8; 4] = *b"TRR\x01";
@@ -136,17 +136,17 @@ pub(super) struct Journal {
     broken: bool,
 }
 
-/// Reads what is there.
-pub(super) fn load(file: &dyn Medium) -> io::Result<Result<Contents, Damage>> {
-    Ok(read(file)?
+/// Reads what is there, unless it is longer than `max`.
+pub(super) fn load(file: &dyn Medium, max: u64) -> io::Result<Result<Contents, Damage>> {
+    Ok(read(file, max)?
         .and_then(|bytes| parse(&bytes))
         .map(|(contents, _)| contents))
 }
 
 impl Journal {
     /// Starts a journal that says `contents`, in place of whatever the file holds; that stays valid until this one is.
-    pub(super) fn start(file: Box<dyn Medium>, contents: &Contents) -> io::Result<Self> {
-        let seq = match read(&*file)? {
+    pub(super) fn start(file: Box<dyn Medium>, max: u64, contents: &Contents) -> io::Result<Self> {
+        let seq = match read(&*file, max)? {
             Ok(bytes) => parse(&bytes).map_or(0, |(_, seq)| seq),
             Err(_) => 0,
         };
@@ -320,9 +320,9 @@ fn frame(magic: [u8; 4], epoch: u64, seq: u64, payload: &[u8]) -> io::Result<Vec
     Ok(frame)
 }
 
-fn read(file: &dyn Medium) -> io::Result<Result<Vec<u8>, Damage>> {
+fn read(file: &dyn Medium, max: u64) -> io::Result<Result<Vec<u8>, Damage>> {
     let len = file.len()?;
-    if len > MAX_LEN {
+    if len > max {
         return Ok(Err(Damage::Torn));
     }
     let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
@@ -382,11 +382,11 @@ mod tests {
     }
 
     fn start(file: &SimulatedFile) -> Journal {
-        Journal::start(Box::new(file.clone()), &empty()).unwrap()
+        Journal::start(Box::new(file.clone()), MAX_LEN, &empty()).unwrap()
     }
 
     fn contents(file: &SimulatedFile) -> Result<Contents, Damage> {
-        load(file).unwrap()
+        load(file, MAX_LEN).unwrap()
     }
 
     /// A journal with these spans, one record each, and everything that it says.
@@ -498,7 +498,7 @@ mod tests {
             let file = machine.file("journal").with(&machine, bytes);
             machine.power_off_at(steps);
             all.boot = Some([9; 16]);
-            let _ = Journal::start(Box::new(file.clone()), &all);
+            let _ = Journal::start(Box::new(file.clone()), MAX_LEN, &all);
             let mut random = seed;
             let after = file.after_power_cut(&Machine::default(), || {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

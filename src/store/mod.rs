@@ -5,8 +5,8 @@
 //! crash). A download whose content changed on the server restarts in `NAME.part.new` with `NAME.part.new.journal`; the
 //! old pair stays until the new one is complete, and serves again should the old content come back.
 //!
-//! Opening and writing are separate, because they need not happen in the same process: [`Place`] has the names, the
-//! lock and the final rename; [`Part`] works on the open files alone. [`PartFile`] is both.
+//! Opening and writing are separate, because they need not happen in the same process: [`Place`] has the names and the
+//! final rename; [`Part`] works on the open files alone ([`OpenedFiles`]). The lock belongs to both.
 //!
 //! Invariants:
 //! - The journal names only bytes that `fdatasync` said are on the disk.
@@ -22,6 +22,7 @@ mod medium;
 mod name;
 mod part;
 mod place;
+mod received;
 mod room;
 #[cfg(test)]
 mod simulated;
@@ -33,7 +34,8 @@ pub use claim::{Claim, Difference, Generation, Validator};
 pub use error::StoreError;
 pub use name::safe_name;
 pub use part::{Part, Rechecked, SYNC_BYTES, SYNC_INTERVAL, Synced};
-pub use place::{OpenOptions, OpenedFiles, PartFile, Place, peek};
+pub use place::{OpenOptions, OpenedFiles, Place, peek};
+pub use received::Sender;
 pub use survey::{FreshReason, Resumed};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -67,12 +67,16 @@ pub struct Part {
     /// Held for the whole of a sync: there is one at a time.
     syncing: Mutex<Syncing>,
     digest: Mutex<Prefix>,
+    /// Closed with the last write: until then nobody else may have the file.
+    _lock: Option<File>,
 }
 
 /// The open files as the tests can fake them.
 pub(super) struct Media {
     pub(super) data: Box<dyn Medium>,
     pub(super) journal: Box<dyn Medium>,
+    pub(super) journal_max: u64,
+    pub(super) lock: Option<File>,
     pub(super) directory: Option<File>,
     pub(super) path: PathBuf,
 }
@@ -119,6 +123,8 @@ impl Part {
         let media = Media {
             data: Box::new(files.data),
             journal: Box::new(files.journal),
+            journal_max: files.journal_max,
+            lock: Some(files.lock),
             directory: files.directory,
             path: files.path,
         };
@@ -129,6 +135,8 @@ impl Part {
         let Media {
             data,
             journal,
+            journal_max,
+            lock,
             directory,
             path,
         } = media;
@@ -136,9 +144,9 @@ impl Part {
             let path = path.clone();
             move |e| StoreError::from_io(doing, &path, e)
         };
-        let (contents, resumed) = survey(&*data, &*journal, claim, boot, &path)?;
+        let (contents, resumed) = survey(&*data, &*journal, journal_max, claim, boot, &path)?;
         // The journal first: at no moment may it name bytes that are cut off.
-        let journal = Journal::start(journal, &contents).map_err(io("starting the journal"))?;
+        let journal = Journal::start(journal, journal_max, &contents).map_err(io("starting the journal"))?;
         if let Resumed::Fresh(_) = resumed {
             data.set_len(0).map_err(io("emptying the part"))?;
         }
@@ -157,6 +165,7 @@ impl Part {
                 strikes: 0,
             }),
             digest: Mutex::new(Prefix::new()),
+            _lock: lock,
             path,
         };
         Ok((part, resumed))
@@ -381,7 +390,8 @@ impl Part {
         error: io::Error,
         lost: Vec<ByteRange>,
     ) -> Result<Synced, StoreError> {
-        tracing::warn!(path = %self.path.display(), %error, "sync failed");
+        tracing::warn!(%error, "what was downloaded cannot be brought to the disk yet");
+        tracing::debug!(path = %self.path.display(), "the file that is not synced");
         syncing.strikes += 1;
         match self.error("syncing", error) {
             error if error.is_room() => Err(error),

@@ -8,7 +8,6 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, TryLockError};
 use std::io;
-use std::ops::Deref;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -21,7 +20,7 @@ use nix::sys::stat::{Mode, fstatat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::part::sync_directory;
-use super::{Claim, Difference, Part, Resumed, StoreError, journal};
+use super::{Claim, Difference, StoreError, journal};
 
 /// How often the lock is tried anew when its file was removed under us: each time another tributary has just finished
 /// with that name.
@@ -41,18 +40,23 @@ pub struct OpenOptions {
     pub restart: bool,
 }
 
-/// The descriptors that a [`Part`] works on: plain files, opened for reading and writing. Their [`Place`] has the lock
-/// and must be kept as long.
+/// The descriptors that a [`Part`](super::Part) works on, in the process of their [`Place`] or in another one.
 #[derive(Debug)]
 pub struct OpenedFiles {
-    /// The content.
+    /// The content: a plain file, opened for reading and writing.
     pub data: File,
-    /// The journal.
+    /// The journal, as well.
     pub journal: File,
+    /// The locked file: the same open file as the [`Place`]'s own, so that the lock lasts until both have closed it.
+    pub lock: File,
     /// Their directory, synced with the first sync; `None`: somebody else has seen to that.
     pub directory: Option<File>,
     /// The data's path, for messages.
     pub path: PathBuf,
+    /// The data was not there before: whoever cannot use it should discard it again.
+    pub created: bool,
+    /// A longer journal is not read, in bytes.
+    pub journal_max: u64,
 }
 
 /// The names of a download, with the right to publish it.
@@ -64,17 +68,8 @@ pub struct Place {
     /// Which of the pairs of files is written.
     slot: usize,
     overwrite: bool,
-    /// The data file was not there before.
-    created: bool,
     /// Holds the lock; `None` only for looking.
     lock: Option<File>,
-}
-
-/// A [`Part`] in its [`Place`]: what a download in one process uses.
-#[derive(Debug)]
-pub struct PartFile {
-    part: Part,
-    place: Place,
 }
 
 /// The claim of what could be resumed for this final name (the newest, where there are two); takes no lock.
@@ -98,66 +93,12 @@ pub fn peek(final_path: &Path) -> Result<Option<Claim>, StoreError> {
     Ok(None)
 }
 
-impl PartFile {
-    /// Opens or creates what is written for `final_path`, and continues it where `claim` allows.
-    ///
-    /// # Errors
-    /// [`StoreError::Exists`], [`StoreError::Busy`], [`StoreError::Foreign`], [`StoreError::NoSpace`] and its kin,
-    /// [`StoreError::Unsafe`], [`StoreError::Io`]. Nothing new is left behind then.
-    pub fn open(
-        final_path: &Path,
-        claim: &Claim,
-        options: OpenOptions,
-    ) -> Result<(Self, Resumed), StoreError> {
-        let (place, files) = Place::open(final_path, claim, options)?;
-        match Part::resume_or_create(files, claim) {
-            Ok((part, resumed)) => Ok((Self { part, place }, resumed)),
-            Err(error) => {
-                if place.created {
-                    place.discard();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Completes the file: [`Part::seal`], then [`Place::publish`]. Returns the final path. With a wrong checksum the
-    /// part is removed.
-    ///
-    /// # Errors
-    /// As those two.
-    pub fn finish(&self, expected: Option<[u8; 32]>) -> Result<PathBuf, StoreError> {
-        match self.part.seal(expected) {
-            Ok(_) => self.place.publish(),
-            Err(error) => {
-                if matches!(error, StoreError::Checksum { .. }) {
-                    self.place.discard();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Removes what was written; for a download that is given up for good.
-    pub fn discard(self) {
-        self.place.discard();
-    }
-}
-
-/// A part file is its part, and has a place besides.
-impl Deref for PartFile {
-    type Target = Part;
-
-    fn deref(&self) -> &Part {
-        &self.part
-    }
-}
-
 impl Place {
     /// Opens, creates and locks the files for `final_path`; which pair of them, the claim and `restart` decide.
     ///
     /// # Errors
-    /// As [`PartFile::open`].
+    /// [`StoreError::Exists`], [`StoreError::Busy`], [`StoreError::Foreign`], [`StoreError::Unsafe`],
+    /// [`StoreError::Io`]. Nothing new is left behind then.
     pub fn open(
         final_path: &Path,
         claim: &Claim,
@@ -244,7 +185,6 @@ impl Place {
             name: name.to_owned(),
             slot: 0,
             overwrite: false,
-            created: false,
             lock: None,
         })
     }
@@ -269,7 +209,8 @@ impl Place {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Err(busy()),
                 Err(TryLockError::Error(error)) => {
-                    tracing::warn!(path = %self.path(0).display(), %error, "this file system has no locks");
+                    tracing::warn!(%error, "this file system has no locks: two downloads to one file would spoil it");
+                    tracing::debug!(path = %self.path(0).display(), "the file without a lock");
                 }
             }
             let metadata = file
@@ -299,13 +240,17 @@ impl Place {
             journal
         };
         let name = self.data_name(self.slot);
-        self.created = !self.exists(&name);
+        let created = !self.exists(&name);
         let directory = self.directory.try_clone();
+        let lock = lock.try_clone();
         Ok(OpenedFiles {
             data: self.open_plain(&name, OFlag::O_RDWR | OFlag::O_CREAT)?,
             journal,
+            lock: lock.map_err(|e| self.error("opening the journal", e))?,
             directory: Some(directory.map_err(|e| self.error("opening the folder", e))?),
             path: self.path(self.slot),
+            created,
+            journal_max: journal::MAX_LEN,
         })
     }
 
@@ -326,7 +271,8 @@ impl Place {
 
     /// The claim of a pair of files, where there is something to resume.
     fn resumable(&self, journal: &File, slot: usize) -> Result<Option<Claim>, StoreError> {
-        let contents = journal::load(journal).map_err(|e| self.error("reading the journal", e))?;
+        let contents =
+            journal::load(journal, journal::MAX_LEN).map_err(|e| self.error("reading the journal", e))?;
         Ok(contents
             .ok()
             .filter(|c| c.claim.is_resumable() && !c.durable.is_empty() && self.exists(&self.data_name(slot)))
@@ -335,7 +281,8 @@ impl Place {
 
     /// A claim in the journal that `claim` does not continue.
     fn other_claim(&self, journal: &File, claim: &Claim) -> Result<Option<Claim>, StoreError> {
-        let contents = journal::load(journal).map_err(|e| self.error("reading the journal", e))?;
+        let contents =
+            journal::load(journal, journal::MAX_LEN).map_err(|e| self.error("reading the journal", e))?;
         Ok(contents
             .ok()
             .map(|c| c.claim)
@@ -372,7 +319,8 @@ impl Place {
         match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(error) => {
-                tracing::warn!(path = %self.folder.join(name).display(), %error, "could not be removed");
+                tracing::warn!(%error, "a download's left-over could not be removed");
+                tracing::debug!(path = %self.folder.join(name).display(), "the left-over");
             }
         }
     }

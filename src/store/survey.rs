@@ -50,6 +50,7 @@ pub enum FreshReason {
 pub(super) fn survey(
     data: &dyn Medium,
     journal: &dyn Medium,
+    journal_max: u64,
     claim: &Claim,
     boot: Boot,
     path: &Path,
@@ -57,10 +58,11 @@ pub(super) fn survey(
     let io = |e| StoreError::from_io("reading the journal", path, e);
     let len = data.len().map_err(io)?;
     let fresh = |reason| Ok((Contents::new(claim.clone(), boot), Resumed::Fresh(reason)));
-    let mut contents = match journal::load(journal).map_err(io)? {
+    let mut contents = match journal::load(journal, journal_max).map_err(io)? {
         Err(journal::Damage::Empty) => return fresh(FreshReason::New),
         Err(damage) => {
-            tracing::warn!(path = %path.display(), %damage, "starting anew");
+            tracing::warn!(%damage, "the journal of an earlier download is of no use: starting anew");
+            tracing::debug!(path = %path.display(), "the damaged journal's file");
             return fresh(FreshReason::Damaged);
         }
         Ok(old) if old.durable.is_empty() && old.claim.is_resumable() => return fresh(FreshReason::New),

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use super::Config;
 use super::LaneSpec;
+use super::Pause;
 use super::config::*;
 
 /// A lane idle or silent for longer than this many windows gets one estimate for all of them.
@@ -32,11 +33,15 @@ pub(super) struct Lane {
     pub(super) overlaps: bool,
     pub(super) standing: Standing,
     strikes: u32,
+    /// Why it was last told to wait.
+    pub(super) pause: Pause,
     parks: u32,
     origin_pauses: u32,
     last_failure: Option<Instant>,
     /// Was parked and has to finish one small lease before it is trusted again.
     pub(super) probation: bool,
+    /// Failures since it last finished a lease, parks or not: what people are told.
+    failures: u32,
 
     rate: Option<f64>,
     windows: u32,
@@ -67,10 +72,12 @@ impl Lane {
             overlaps: true,
             standing: Standing::Open,
             strikes: 0,
+            pause: Pause::Failures(0),
             parks: 0,
             origin_pauses: 0,
             last_failure: None,
             probation: false,
+            failures: 0,
             rate: None,
             windows: 0,
             ramping: true,
@@ -221,6 +228,7 @@ impl Lane {
         self.warm += usize::from(reusable);
         if finished {
             self.strikes = 0;
+            self.failures = 0;
             self.origin_pauses = 0;
             if self.probation {
                 self.probation = false;
@@ -330,11 +338,18 @@ impl Lane {
             return;
         }
         self.strikes += 1;
+        self.failures += 1;
+        self.pause = Pause::Failures(self.failures);
         if self.strikes >= MAX_STRIKES || self.probation {
             self.park(config, jitter, now);
         } else {
             self.wait_until(now + STRIKE_PAUSE);
         }
+    }
+
+    /// It is about to be parked because nothing comes, not because something broke.
+    pub(super) const fn fell_silent(&mut self) {
+        self.pause = Pause::Silent;
     }
 
     /// Parks it, each time for longer, and lets it prove itself with one small lease afterwards.
@@ -358,6 +373,7 @@ impl Lane {
             self.slots = (self.slots / 2).max(1);
             self.refused = Some(now);
         }
+        self.pause = Pause::Refused;
         self.wait_until(now + retry_after.unwrap_or(config.park));
     }
 
@@ -365,6 +381,7 @@ impl Lane {
     pub(super) fn origin_failed(&mut self, now: Instant) {
         let pause = ORIGIN_PAUSE * 2u32.saturating_pow(self.origin_pauses.min(16));
         self.origin_pauses += 1;
+        self.pause = Pause::Origin;
         self.wait_until(now + pause.min(MAX_ORIGIN_PAUSE));
     }
 

@@ -41,6 +41,7 @@ mod tests;
 pub use config::Config;
 pub use snapshot::LaneSnapshot;
 pub use snapshot::LaneState;
+pub use snapshot::Pause;
 pub use snapshot::Snapshot;
 pub use snapshot::Why;
 
@@ -290,7 +291,7 @@ impl Scheduler {
 
     /// Where the transfer stands.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        snapshot::take(&self.ledger, &self.lanes, now)
+        snapshot::take(&self.ledger, &self.lanes, |id| self.is_overdue(id, now), now)
     }
 
     /// What is wrong with the books, if anything: see the module's invariants. Walks over everything; for tests.

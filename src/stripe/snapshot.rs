@@ -36,6 +36,8 @@ pub struct LaneSnapshot {
     pub leases: usize,
     /// What it is doing.
     pub state: LaneState,
+    /// Whether nothing has come for longer than it may. Where no other lane is alive it is not parked for that.
+    pub overdue: bool,
 }
 
 /// What a lane is doing.
@@ -49,9 +51,24 @@ pub enum LaneState {
     Parked {
         /// When it is tried again.
         until: Instant,
+        /// What brought it there.
+        why: Pause,
     },
     /// It can't serve this transfer.
     Ineligible,
+}
+
+/// Why a lane is not used for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// So many times leases broke since it last finished one.
+    Failures(u32),
+    /// Nothing came any more.
+    Silent,
+    /// The origin, or the lender, wants less of it.
+    Refused,
+    /// The origin had a fault of its own.
+    Origin,
 }
 
 /// Why a lane is idle.
@@ -63,11 +80,19 @@ pub enum Why {
     TooSlow,
 }
 
-pub(super) fn take(ledger: &Ledger, lanes: &BTreeMap<LaneId, Lane>, now: Instant) -> Snapshot {
+pub(super) fn take(
+    ledger: &Ledger,
+    lanes: &BTreeMap<LaneId, Lane>,
+    is_overdue: impl Fn(LaneId) -> bool,
+    now: Instant,
+) -> Snapshot {
     let state = |lane: &Lane| match lane.standing {
         Standing::Never => LaneState::Ineligible,
         _ if lane.leases > 0 => LaneState::Active,
-        Standing::Waiting(until) if until > now => LaneState::Parked { until },
+        Standing::Waiting(until) if until > now => LaneState::Parked {
+            until,
+            why: lane.pause,
+        },
         _ if ledger.free.is_empty() => LaneState::Idle(Why::NothingLeft),
         _ => LaneState::Idle(Why::TooSlow),
     };
@@ -77,6 +102,7 @@ pub(super) fn take(ledger: &Ledger, lanes: &BTreeMap<LaneId, Lane>, now: Instant
         bytes: lane.bytes,
         leases: lane.leases,
         state: state(lane),
+        overdue: is_overdue(id),
     });
     Snapshot {
         total: ledger.total,

@@ -28,6 +28,7 @@ impl Scheduler {
                 self.cancel_lane(id, now);
                 let jitter = self.random();
                 if let Some(lane) = self.lanes.get_mut(&id) {
+                    lane.fell_silent();
                     lane.park(&self.config, jitter, now);
                 }
             }
@@ -78,7 +79,8 @@ impl Scheduler {
         Some(self.lanes.get(&id)?.silent_since(oldest))
     }
 
-    fn is_overdue(&self, id: LaneId, now: Instant) -> bool {
+    /// Whether a lane has been silent for longer than it may.
+    pub(super) fn is_overdue(&self, id: LaneId, now: Instant) -> bool {
         let Some((lane, since)) = self.lanes.get(&id).zip(self.silent_since(id)) else {
             return false;
         };

@@ -142,8 +142,9 @@ fn three_failures_in_a_row_park_a_lane_and_one_small_lease_probes_it_afterwards(
         assert_eq!(actions(&mut s), [], "a pause after each failure");
         now += Duration::from_millis(300);
         s.tick(now);
-        let parked = matches!(s.snapshot(now).lanes[0].state, LaneState::Parked { .. });
-        assert_eq!(parked, strike == 3);
+        let state = s.snapshot(now).lanes[0].state;
+        let parked = |why| matches!(state, LaneState::Parked { why: w, .. } if w == why);
+        assert_eq!(parked(Pause::Failures(3)), strike == 3, "{state:?}");
     }
     now = s.poll_timeout().unwrap();
     assert!(
@@ -179,7 +180,13 @@ fn a_refusal_halves_the_slots_and_waits_as_long_as_asked() {
     s.lease_failed(lease, Failure::Refused { retry_after }, now);
     assert_eq!(actions(&mut s), []);
     let until = now + Duration::from_secs(7);
-    assert_eq!(s.snapshot(now).lanes[0].state, LaneState::Parked { until });
+    assert_eq!(
+        s.snapshot(now).lanes[0].state,
+        LaneState::Parked {
+            until,
+            why: Pause::Refused
+        }
+    );
     assert_eq!(s.poll_timeout(), Some(until));
     s.tick(until);
     assert!(

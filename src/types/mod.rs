@@ -1,4 +1,4 @@
-//! The words every other module shares: ids, byte ranges, rates. No I/O, no clock, no dependency on other modules.
+//! The words every other module shares: ids, byte ranges, quantities. No I/O, no clock, no dependency on other modules.
 //!
 //! Invariants: a [`ByteRange`] is never reversed; a [`RangeSet`] is sorted, disjoint and has no two ranges that touch.
 
@@ -6,7 +6,7 @@ mod range;
 mod rate;
 
 pub use range::{ByteRange, RangeSet};
-pub use rate::{ByteSize, Rate};
+pub use rate::{ByteSize, Period, Rate, UnitError};
 
 use std::fmt;
 
@@ -51,6 +51,16 @@ impl fmt::Debug for PeerId {
 /// Which line to the internet an uplink ends in: two uplinks with the same line id add nothing to each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LineId(pub [u8; 8]);
+
+impl LineId {
+    /// The line that an owner calls `name`: the same on every device where it is called so.
+    pub fn named(name: &str) -> Self {
+        let mut id = [0; 8];
+        let mut hasher = blake3::Hasher::new_derive_key("tributary 1 line by name");
+        hasher.update(name.as_bytes()).finalize_xof().fill(&mut id);
+        Self(id)
+    }
+}
 
 /// What kind of interface an uplink is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! Rates and sizes as people write them: `20 Mbit/s`, `50 GB`.
+//! Rates, sizes and times as people write them: `20 Mbit/s`, `50 GB`, `30 s`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -62,6 +62,21 @@ impl fmt::Display for ByteSize {
     }
 }
 
+/// A length of time, written with its unit: `30 s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Period(pub Duration);
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ms = self.0.as_millis();
+        let whole = [(3_600_000, "h"), (60_000, "min"), (1000, "s")]
+            .into_iter()
+            .find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
+        let (unit, name) = whole.unwrap_or((1, "ms"));
+        f.pad(&format!("{} {name}", ms / unit))
+    }
+}
+
 /// A quantity that could not be read; says what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{found}` is not a {what}: write a number and a unit, such as {example}")]
@@ -108,6 +123,20 @@ impl FromStr for ByteSize {
             found: text.chars().take(40).collect(),
             what: "size",
             example: "`50 GB` or `64 MiB` (units: B, kB, MB, GB, TB, KiB, MiB, GiB, TiB)",
+        })
+    }
+}
+
+impl FromStr for Period {
+    type Err = UnitError;
+
+    fn from_str(text: &str) -> Result<Self, UnitError> {
+        const UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+        let period = parse(text, UNITS).map(|ms| Self(Duration::from_millis(ms)));
+        period.ok_or_else(|| UnitError {
+            found: text.chars().take(40).collect(),
+            what: "time",
+            example: "`30 s` (units: ms, s, min, h)",
         })
     }
 }
@@ -168,6 +197,25 @@ mod tests {
             assert!(error.contains("Mbit/s, Gbit/s"), "{bad}: {error}");
         }
         assert!("12 XB".parse::<ByteSize>().is_err());
+    }
+
+    #[test]
+    fn times_are_read_and_shown_with_their_unit() {
+        for (text, ms, shown) in [
+            ("30 s", 30_000, "30 s"),
+            ("1.5min", 90_000, "90 s"),
+            ("2 h", 7_200_000, "2 h"),
+            ("250 ms", 250, "250 ms"),
+            ("120 s", 120_000, "2 min"),
+        ] {
+            let period: Period = text.parse().unwrap();
+            assert_eq!(period.0, Duration::from_millis(ms), "{text}");
+            assert_eq!(period.to_string(), shown);
+        }
+        for bad in ["30", "s", "30 sec", "-1 s", "1 d"] {
+            let error = bad.parse::<Period>().unwrap_err().to_string();
+            assert!(error.contains("`30 s` (units: ms, s, min, h)"), "{bad}: {error}");
+        }
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub(super) const MAIN_TABLE: u32 = 254;
 /// The table the kernel keeps for the device's own addresses: no way out.
 pub(super) const LOCAL_TABLE: u32 = 255;
 
+/// Addresses by which one router is known: a host that answers for a whole network (proxy ARP) has no end of them.
+const MAX_ALIASES: usize = 16;
+
 /// A link as dumped, with what sysfs says about it.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
@@ -102,19 +105,23 @@ fn uplink(tables: &Tables, link: &Link, seed: &Seed) -> Option<Uplink> {
     let v4 = way(tables, link, false);
     let v6 = way(tables, link, true);
     let (best, _) = v4.or(v6)?;
-    let gateways = [v4, v6]
+    let gateways: Vec<IpAddr> = [v4, v6]
         .into_iter()
         .flatten()
-        .filter_map(|(route, _)| route.gateway);
+        .filter_map(|(route, _)| route.gateway)
+        .collect();
+    // Both families of one interface are one line: the router of IPv4 names it where there is one.
     let mac = gateways
-        .filter_map(|gateway| mac_of(tables, link.index, gateway))
-        .next();
+        .iter()
+        .find_map(|gateway| mac_of(tables, link.index, *gateway));
     Some(Uplink {
         index: link.index,
         name: link.name.clone(),
         kind: link.kind,
         metered: link.kind == UplinkKind::Cellular,
+        lend: true,
         line: mac.map_or_else(|| own_line(seed, &link.name), gateway_line),
+        line_named: false,
         v4: match v4 {
             Some((_, IpAddr::V4(ip))) => Some(ip),
             _ => None,
@@ -124,6 +131,7 @@ fn uplink(tables: &Tables, link: &Link, seed: &Seed) -> Option<Uplink> {
             _ => None,
         },
         gateway: best.gateway,
+        gateway_addresses: addresses_of(tables, link.index, &gateways),
         metric: best.metric,
         bind: true,
     })
@@ -174,13 +182,31 @@ fn reach(ip: IpAddr) -> Option<u8> {
     }
 }
 
-fn mac_of(tables: &Tables, index: u32, ip: IpAddr) -> Option<&[u8]> {
+/// The MAC address that the kernel knows for a neighbour.
+pub(super) fn mac_of(tables: &Tables, index: u32, ip: IpAddr) -> Option<&[u8]> {
     let found = tables
         .neighbours
         .iter()
         .find(|n| n.index == index && n.ip == ip)?;
     let real = found.mac.len() >= 6 && found.mac.iter().any(|b| *b != 0);
     real.then_some(found.mac.as_slice())
+}
+
+/// The gateways themselves, and whatever else they are known by on that link: the addresses of their MACs.
+fn addresses_of(tables: &Tables, index: u32, gateways: &[IpAddr]) -> Vec<IpAddr> {
+    let macs: Vec<&[u8]> = gateways
+        .iter()
+        .filter_map(|gateway| mac_of(tables, index, *gateway))
+        .collect();
+    let others = tables
+        .neighbours
+        .iter()
+        .filter(|n| n.index == index && macs.contains(&n.mac.as_slice()));
+    let mut addresses: Vec<IpAddr> = others.map(|n| n.ip).take(MAX_ALIASES).collect();
+    addresses.extend(gateways);
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 /// The same on every device behind that gateway, so that all of them name their common line alike.
@@ -336,6 +362,50 @@ mod tests {
         let after = build(&moved, &SEED);
         assert_eq!(before.uplinks[1].line, after.uplinks[0].line);
         assert_ne!(before.uplinks[1].line, build(&home(), &[1; 16]).uplinks[1].line);
+    }
+
+    #[test]
+    fn ipv4_and_ipv6_of_one_interface_are_one_line_by_whichever_router_shows_its_mac_ipv4s_first() {
+        let mut tables = home();
+        tables.routes.push(route(2, "fe80::1", 1024));
+        tables.addresses.push(address(2, "2001:db8::7/64"));
+        tables
+            .neighbours
+            .push(neighbour(2, "fe80::1", [2, 0, 0, 0, 0, 9]));
+        let both = build(&tables, &SEED);
+        assert_eq!(names(&both), ["eth0", "wlan0"]);
+        assert_eq!(both.uplinks[0].line, build(&home(), &SEED).uplinks[0].line);
+        tables.neighbours.remove(0);
+        assert_ne!(build(&tables, &SEED).uplinks[0].line, both.uplinks[0].line);
+    }
+
+    #[test]
+    fn two_interfaces_on_one_router_are_one_line() {
+        let mut tables = home();
+        tables.neighbours.push(neighbour(3, "192.168.2.1", ROUTER));
+        let uplinks = build(&tables, &SEED).uplinks;
+        assert_eq!(uplinks[0].line, uplinks[1].line);
+    }
+
+    #[test]
+    fn a_router_is_known_by_all_addresses_of_its_mac_on_that_link() {
+        let mut tables = home();
+        for (index, ip, mac) in [
+            (2, "fe80::1", ROUTER),
+            (3, "fe80::2", ROUTER),
+            (2, "192.168.1.9", [2, 0, 0, 0, 0, 9]),
+        ] {
+            tables.neighbours.push(neighbour(index, ip, mac));
+        }
+        let known = build(&tables, &SEED).uplinks[0].gateway_addresses.clone();
+        let expected: Vec<IpAddr> = vec!["192.168.1.1".parse().unwrap(), "fe80::1".parse().unwrap()];
+        assert_eq!(known, expected);
+        let unknown = &build(&tables, &SEED).uplinks[1];
+        assert_eq!(
+            unknown.gateway_addresses,
+            [unknown.gateway.unwrap()],
+            "no MAC, but an address"
+        );
     }
 
     #[test]

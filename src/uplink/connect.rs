@@ -5,12 +5,15 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::uplink::Uplink;
+use crate::uplink::limit::Limiter;
 
 /// Silence before the kernel asks whether the other end is still there; under most routers' NAT timeouts.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -20,20 +23,34 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
 /// Connects to `to` by `uplink`, within `limit`: bound to its device and source address, without Nagle's delay, with
-/// keepalive. The socket blocks nothing.
+/// keepalive, and with a receive buffer that suits `limiter`, which is also told how long it took. The socket blocks
+/// nothing.
 ///
 /// # Errors
 /// `AddrNotAvailable` if the uplink has no address of that family, `TimedOut` after `limit`, else the kernel's own.
-pub async fn connect(uplink: &Uplink, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+pub async fn connect(
+    uplink: &Uplink,
+    to: SocketAddr,
+    limit: Duration,
+    limiter: &Limiter,
+) -> io::Result<TcpStream> {
     let to = SocketAddr::new(to.ip().to_canonical(), to.port());
-    let socket = TcpSocket::from_std_stream(open(uplink, to.ip())?.into());
+    let socket = open(uplink, to.ip())?;
+    if let Some(buffer) = limiter.buffer_for_another() {
+        // Before it connects: a window that was once promised cannot be taken back.
+        socket.set_recv_buffer_size(buffer)?;
+    }
+    let socket = TcpSocket::from_std_stream(socket.into());
+    let began = Instant::now();
     let late = |_| {
         let what = format!("no answer from {to} by {} in {limit:?}", uplink.name);
         io::Error::new(io::ErrorKind::TimedOut, what)
     };
-    tokio::time::timeout(limit, socket.connect(to))
+    let stream = tokio::time::timeout(limit, socket.connect(to))
         .await
-        .map_err(late)?
+        .map_err(late)??;
+    limiter.connected_in(began.elapsed());
+    Ok(stream)
 }
 
 fn open(uplink: &Uplink, to: IpAddr) -> io::Result<Socket> {
@@ -41,6 +58,10 @@ fn open(uplink: &Uplink, to: IpAddr) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     if uplink.bind {
         bind_device(&socket, &uplink.name)?;
+        // The name is what the kernel binds to, and meanwhile another stick may have it: its bytes are not for that one.
+        if if_nametoindex(uplink.name.as_str())? != uplink.index {
+            return Err(Errno::ENODEV.into());
+        }
     }
     match uplink.source(to) {
         Some(source) => socket.bind(&SocketAddr::new(source, 0).into())?,
@@ -63,7 +84,7 @@ fn open(uplink: &Uplink, to: IpAddr) -> io::Result<Socket> {
 
 /// Before Linux 5.7 this took a privilege. Without it the source address alone decides, which leads out of the right
 /// interface only where the routes are set up by source.
-fn bind_device(socket: &Socket, name: &str) -> io::Result<()> {
+pub(super) fn bind_device(socket: &Socket, name: &str) -> io::Result<()> {
     static TOLD: Once = Once::new();
     match socket.bind_device(Some(name.as_bytes())) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -88,16 +109,23 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(5);
 
+    async fn unlimited(uplink: &Uplink, to: SocketAddr) -> io::Result<TcpStream> {
+        connect(uplink, to, LIMIT, &Limiter::default()).await
+    }
+
     fn loopback() -> Uplink {
         Uplink {
             index: 1,
             name: "lo".into(),
             kind: UplinkKind::Wired,
             metered: false,
+            lend: true,
             line: LineId([0; 8]),
+            line_named: false,
             v4: Some([127, 0, 0, 9].into()),
             v6: None,
             gateway: None,
+            gateway_addresses: Vec::new(),
             metric: 0,
             bind: true,
         }
@@ -107,7 +135,7 @@ mod tests {
     async fn a_connection_leaves_by_the_uplinks_device_and_address() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (to, uplink) = (listener.local_addr().unwrap(), loopback());
-        let (stream, accepted) = tokio::join!(connect(&uplink, to, LIMIT), listener.accept());
+        let (stream, accepted) = tokio::join!(unlimited(&uplink, to), listener.accept());
         let stream = stream.unwrap();
         assert_eq!(accepted.unwrap().1.ip(), IpAddr::from([127, 0, 0, 9]));
         assert!(stream.nodelay().unwrap());
@@ -122,14 +150,14 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let mapped = SocketAddr::new("::ffff:127.0.0.1".parse().unwrap(), port);
         let uplink = loopback();
-        let (stream, _) = tokio::join!(connect(&uplink, mapped, LIMIT), listener.accept());
+        let (stream, _) = tokio::join!(unlimited(&uplink, mapped), listener.accept());
         assert!(stream.unwrap().peer_addr().unwrap().is_ipv4());
     }
 
     #[tokio::test]
     async fn a_family_the_uplink_lacks_is_refused_before_anything_is_sent() {
         let to = "[2001:db8::1]:80".parse().unwrap();
-        let error = connect(&loopback(), to, LIMIT).await.unwrap_err();
+        let error = unlimited(&loopback(), to).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
         assert_eq!(error.to_string(), "lo has no IPv6");
     }
@@ -140,18 +168,25 @@ mod tests {
         let to = listener.local_addr().unwrap();
         let mut uplink = loopback();
         (uplink.bind, uplink.v4, uplink.name) = (false, None, "by hand".into());
-        let (stream, _) = tokio::join!(connect(&uplink, to, LIMIT), listener.accept());
+        let (stream, _) = tokio::join!(unlimited(&uplink, to), listener.accept());
         assert_eq!(socket2::SockRef::from(&stream.unwrap()).device().unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_only_has_the_name_is_not_taken_for_it() {
+        let mut uplink = loopback();
+        uplink.index += 1_000_000;
+        let to = "127.0.0.1:9".parse().unwrap();
+        let error = connect(&uplink, to, LIMIT, &Limiter::default())
+            .await
+            .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::ENODEV as i32));
     }
 
     #[tokio::test]
     async fn a_device_that_is_gone_is_an_error_not_another_way_out() {
         let mut uplink = loopback();
         uplink.name = "gone0".into();
-        assert!(
-            connect(&uplink, "127.0.0.1:9".parse().unwrap(), LIMIT)
-                .await
-                .is_err()
-        );
+        assert!(unlimited(&uplink, "127.0.0.1:9".parse().unwrap()).await.is_err());
     }
 }

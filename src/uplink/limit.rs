@@ -3,28 +3,52 @@
 //! [`Bucket`] is pure (time is an argument); [`Limited`] delays the reads and writes of a stream by it. All streams of
 //! one uplink share one [`Limiter`], the owner's own and the lent ones alike. Invariant: over any 2 s a limiter lets at
 //! most rate × 2 s × 1.04 pass.
+//!
+//! A limit of the owner's is one of the *wire*: no more than it, headers included, is carried over any 2 s. A reader alone
+//! cannot see to that, because an origin sends as much ahead as the receive buffers take; so those are kept small, and
+//! all streams of the uplink share what they may hold together.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::types::Rate;
 
 /// What may pass at once after a pause: short enough that a limit holds within 2 s, long enough for late timers.
-const BURST: Duration = Duration::from_millis(50);
+const BURST: Duration = Duration::from_millis(40);
 /// The burst of a slow line, so that it is not cut into packets smaller than need be...
 const MIN_BURST: u64 = 16 << 10;
 /// ...as long as that is no more than this time's worth, which is what keeps the invariant's 4 %.
 const MAX_BURST: Duration = Duration::from_millis(80);
 /// A waiting stream is woken when this much may pass: fewer, larger reads cost less.
 const QUANTUM: u64 = 16 << 10;
+/// Of a limit on the wire, the part that goes to content: the headers of full packets take 3.5 % (5 % with IPv6), and the
+/// rest is room for what cannot be controlled: handshakes, packets sent twice, and what [`AHEAD`] allows.
+const CONTENT: f64 = 0.95;
+/// All streams of a limited uplink together may be sent this time's worth of bytes ahead of what is let through. It is
+/// also the longest round trip at which a limit is used up; where a longer one was measured, that decides.
+const AHEAD: Duration = Duration::from_millis(120);
+/// A connection that needs longer than this was held up by a lost packet, and says nothing about the line.
+const MAX_ROUND_TRIP: Duration = Duration::from_millis(800);
+/// Streams that a share is kept for before they are there: a transfer opens its second one a moment later.
+const MIN_STREAMS: u64 = 2;
+/// Smaller, and a window is no place for two packets.
+const MIN_WINDOW: u64 = 4 << 10;
+/// The kernel counts its own overhead: a buffer has room for up to four thirds of the number it is asked for.
+const BUFFER_OF_WINDOW: (u64, u64) = (3, 4);
+/// For a stream that is not limited any more: more than any system grants, so what it grants at most.
+const UNLIMITED_BUFFER: u64 = 64 << 20;
+/// Limiters remembered that nobody uses: interfaces' names come and go with sticks and tunnels.
+const MAX_IDLE: usize = 64;
 
 /// A token bucket. Exact: it counts in integers, so nothing is lost or won by rounding.
 #[derive(Debug)]
@@ -68,7 +92,9 @@ impl Bucket {
     pub fn take(&mut self, want: u64, now: Instant) -> Result<u64, Instant> {
         self.refill(now);
         let there = u64::try_from(self.credit / self.per).unwrap_or(u64::MAX);
-        let least = u128::from(want.min(QUANTUM)).min(self.capacity / self.per);
+        // Whoever waits for a full bucket loses what comes while its timer is late.
+        let half = (self.capacity / self.per).div_ceil(2);
+        let least = u128::from(want.min(QUANTUM)).min(half);
         if u128::from(there) < least {
             let missing = least * self.per - self.credit;
             let wait = u64::try_from(missing.div_ceil(self.amount)).unwrap_or(u64::MAX);
@@ -100,61 +126,178 @@ pub struct Cap {
     pub up: Option<Rate>,
 }
 
-/// One uplink's limits, shared by its clones. The default one limits nothing.
+/// One uplink's limits, shared by its clones. The default one limits nothing, until it is told to.
 #[derive(Clone, Debug, Default)]
-pub struct Limiter {
-    down: Option<Arc<Mutex<Bucket>>>,
-    up: Option<Arc<Mutex<Bucket>>>,
+pub struct Limiter(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    cap: Mutex<Cap>,
+    down: Way,
+    up: Way,
+    /// Bytes a second that may be sent ahead in [`AHEAD`]; 0: as many as the kernel likes.
+    ahead: AtomicU64,
+    streams: AtomicU64,
+    round_trip_us: AtomicU64,
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    /// Whether there is a bucket: what costs nothing to ask where nothing is limited.
+    limited: AtomicBool,
+    bucket: Mutex<Option<Bucket>>,
+}
+
+impl Way {
+    fn set(&self, rate: Option<Rate>, now: Instant) {
+        *locked(&self.bucket) = rate.map(|rate| Bucket::of(rate, now));
+        self.limited.store(rate.is_some(), Ordering::Relaxed);
+    }
+
+    fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Relaxed)
+    }
+
+    fn refund(&self, bytes: usize) {
+        if bytes > 0
+            && let Some(bucket) = locked(&self.bucket).as_mut()
+        {
+            bucket.refund(bytes as u64);
+        }
+    }
 }
 
 impl Limiter {
-    /// A limiter of its own.
+    /// A limiter that lets exactly `cap` of content pass and leaves the sockets alone: a line that is imitated.
     pub fn new(cap: Cap, now: Instant) -> Self {
-        let bucket = |rate: Option<Rate>| rate.map(|rate| Arc::new(Mutex::new(Bucket::of(rate, now))));
-        Self {
-            down: bucket(cap.down),
-            up: bucket(cap.up),
+        let limiter = Self::default();
+        *locked(&limiter.0.cap) = cap;
+        limiter.0.down.set(cap.down, now);
+        limiter.0.up.set(cap.up, now);
+        limiter
+    }
+
+    /// From now on the wire itself carries no more than `cap`: content is let through at so much less as its packets'
+    /// headers take, and origins cannot send far ahead. Open streams feel it at once. A cap that is not new changes nothing.
+    pub fn limit_wire(&self, cap: Cap, now: Instant) {
+        let mut known = locked(&self.0.cap);
+        if *known == cap {
+            return;
         }
+        *known = cap;
+        let content = |rate: Option<Rate>| rate.map(|rate| Rate::bytes_f64(rate.as_bytes_f64() * CONTENT));
+        self.0.down.set(content(cap.down), now);
+        self.0.up.set(content(cap.up), now);
+        let ahead = cap.down.map_or(0, |rate| rate.as_bits() / 8);
+        self.0.ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// How long a connection took to come about: a window smaller than a round trip's worth would cost speed.
+    pub fn connected_in(&self, round_trip: Duration) {
+        let us = round_trip.min(MAX_ROUND_TRIP).as_micros();
+        self.0
+            .round_trip_us
+            .store(u64::try_from(us).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The receive buffer that one more stream should ask for; `None`: leave it to the kernel.
+    pub fn buffer_for_another(&self) -> Option<usize> {
+        self.buffer(self.0.streams.load(Ordering::Relaxed) + 1)
+    }
+
+    fn buffer(&self, streams: u64) -> Option<usize> {
+        let rate = self.0.ahead.load(Ordering::Relaxed);
+        if rate == 0 {
+            return None;
+        }
+        // A quarter more than a round trip, because an acknowledgement waits for the next read.
+        let round_trip = self.0.round_trip_us.load(Ordering::Relaxed) * 5 / 4;
+        let ahead = round_trip.max(u64::try_from(AHEAD.as_micros()).unwrap_or(0));
+        let all = rate.saturating_mul(ahead) / 1_000_000;
+        let window = (all / streams.max(MIN_STREAMS)).max(MIN_WINDOW);
+        usize::try_from(window * BUFFER_OF_WINDOW.0 / BUFFER_OF_WINDOW.1).ok()
     }
 }
 
 /// The limiters of a device's uplinks, by the uplink's name. Clones share them: lanes and relay must be given the same.
 #[derive(Clone, Debug, Default)]
-pub struct Limiters(Arc<BTreeMap<String, Limiter>>);
+pub struct Limiters(Arc<Mutex<BTreeMap<String, Limiter>>>);
 
 impl Limiters {
-    /// One for each uplink named; the others are not limited.
+    /// Lines imitated (see [`Limiter::new`]) for these uplinks; the others are not limited.
     pub fn new(caps: impl IntoIterator<Item = (String, Cap)>, now: Instant) -> Self {
-        Self(Arc::new(
-            caps.into_iter()
-                .map(|(name, cap)| (name, Limiter::new(cap, now)))
-                .collect(),
-        ))
+        let limiters = caps
+            .into_iter()
+            .map(|(name, cap)| (name, Limiter::new(cap, now)))
+            .collect();
+        Self(Arc::new(Mutex::new(limiters)))
     }
 
-    /// The limiter of this uplink.
+    /// Limits the wires of these uplinks, and of no others any more.
+    pub fn limit_wires<'a>(&self, caps: impl IntoIterator<Item = (&'a str, Cap)>, now: Instant) {
+        let mut caps: BTreeMap<&str, Cap> = caps.into_iter().collect();
+        let mut limiters = locked(&self.0);
+        for (name, limiter) in &*limiters {
+            limiter.limit_wire(caps.remove(name.as_str()).unwrap_or_default(), now);
+        }
+        for (name, cap) in caps {
+            let limiter = Limiter::default();
+            limiter.limit_wire(cap, now);
+            limiters.insert(name.into(), limiter);
+        }
+    }
+
+    /// The limiter of this uplink: the same for everybody who asks, also for those who asked before it had a limit.
     pub fn of(&self, uplink: &str) -> Limiter {
-        self.0.get(uplink).cloned().unwrap_or_default()
+        let mut limiters = locked(&self.0);
+        if let Some(limiter) = limiters.get(uplink) {
+            return limiter.clone();
+        }
+        if limiters.len() >= MAX_IDLE {
+            limiters.retain(|_, known| {
+                Arc::strong_count(&known.0) > 1 || *locked(&known.0.cap) != Cap::default()
+            });
+        }
+        limiters.entry(uplink.into()).or_default().clone()
     }
 }
+
+/// A stream's place among those that share a limiter.
+struct Place(Limiter);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Asks for a receive buffer of that size; what the kernel says to it does not matter, the limiter works without.
+type SetBuffer<S> = fn(&S, usize);
 
 /// A stream whose reads (down) and writes (up) wait for a limiter. What was not let through stays where it is, so the
 /// sender is slowed down and nothing is buffered.
 pub struct Limited<S> {
     inner: S,
-    limiter: Limiter,
+    place: Place,
     read: Wait,
     write: Wait,
+    set_buffer: Option<SetBuffer<S>>,
+    /// The receive buffer asked for last; `None`: the kernel's own choice.
+    buffer: Option<usize>,
 }
 
 impl<S> Limited<S> {
     /// `inner`, slowed down by `limiter`.
     pub fn new(inner: S, limiter: Limiter) -> Self {
+        limiter.0.streams.fetch_add(1, Ordering::Relaxed);
         Self {
             inner,
-            limiter,
+            place: Place(limiter),
             read: Wait::default(),
             write: Wait::default(),
+            set_buffer: None,
+            buffer: None,
         }
     }
 
@@ -162,12 +305,38 @@ impl<S> Limited<S> {
     pub const fn inner(&self) -> &S {
         &self.inner
     }
+
+    /// Gives the stream its share of what may be sent ahead, where limit or number of streams have changed.
+    fn share(&mut self) {
+        let Some(set) = self.set_buffer else { return };
+        let shared = &self.place.0;
+        let buffer = shared.buffer(shared.0.streams.load(Ordering::Relaxed));
+        if buffer != self.buffer {
+            set(
+                &self.inner,
+                buffer.unwrap_or(usize::try_from(UNLIMITED_BUFFER).unwrap_or(usize::MAX)),
+            );
+            self.buffer = buffer;
+        }
+    }
+}
+
+impl Limited<TcpStream> {
+    /// A connection to an origin: its receive buffer is kept so small that the origin cannot send far ahead of the limit.
+    pub fn connection(stream: TcpStream, limiter: Limiter) -> Self {
+        let mut limited = Self::new(stream, limiter);
+        limited.set_buffer = Some(|stream, bytes| {
+            let _ = socket2::SockRef::from(stream).set_recv_buffer_size(bytes);
+        });
+        limited.share();
+        limited
+    }
 }
 
 impl<S> fmt::Debug for Limited<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limited")
-            .field("limiter", &self.limiter)
+            .field("limiter", &self.place.0)
             .finish_non_exhaustive()
     }
 }
@@ -175,14 +344,18 @@ impl<S> fmt::Debug for Limited<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let Some(bucket) = &this.limiter.down else {
+        if this.place.0.0.down.is_limited() || this.buffer.is_some() {
+            this.share();
+        }
+        let way = &this.place.0.0.down;
+        if !way.is_limited() {
             return Pin::new(&mut this.inner).poll_read(cx, buf);
-        };
-        let granted = ready!(this.read.poll_take(bucket, buf.remaining(), cx));
+        }
+        let granted = ready!(this.read.poll_take(way, buf.remaining(), cx));
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(granted));
         let result = Pin::new(&mut this.inner).poll_read(cx, &mut part);
         let read = part.filled().len();
-        refund(bucket, granted - read);
+        way.refund(granted - read);
         buf.advance(read);
         result
     }
@@ -191,16 +364,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let Some(bucket) = &this.limiter.up else {
+        let way = &this.place.0.0.up;
+        if !way.is_limited() {
             return Pin::new(&mut this.inner).poll_write(cx, data);
-        };
-        let granted = ready!(this.write.poll_take(bucket, data.len(), cx));
+        }
+        let granted = ready!(this.write.poll_take(way, data.len(), cx));
         let result = Pin::new(&mut this.inner).poll_write(cx, &data[..granted]);
         let written = match &result {
             Poll::Ready(Ok(n)) => (*n).min(granted),
             _ => 0,
         };
-        refund(bucket, granted - written);
+        way.refund(granted - written);
         result
     }
 
@@ -221,7 +395,8 @@ struct Wait {
 }
 
 impl Wait {
-    fn poll_take(&mut self, bucket: &Mutex<Bucket>, want: usize, cx: &mut Context<'_>) -> Poll<usize> {
+    /// How much of `want` may pass now: all of it where the limit was lifted meanwhile.
+    fn poll_take(&mut self, way: &Way, want: usize, cx: &mut Context<'_>) -> Poll<usize> {
         loop {
             if self.armed
                 && let Some(timer) = &mut self.timer
@@ -230,7 +405,11 @@ impl Wait {
                 self.armed = false;
             }
             let now = tokio::time::Instant::now();
-            match locked(bucket).take(want as u64, now.into_std()) {
+            let taken = match locked(&way.bucket).as_mut() {
+                Some(bucket) => bucket.take(want as u64, now.into_std()),
+                None => return Poll::Ready(want),
+            };
+            match taken {
                 // No more than `want`, so it fits.
                 Ok(granted) => return Poll::Ready(usize::try_from(granted).unwrap_or(want)),
                 Err(at) => self.arm(at.into()),
@@ -247,14 +426,8 @@ impl Wait {
     }
 }
 
-fn refund(bucket: &Mutex<Bucket>, bytes: usize) {
-    if bytes > 0 {
-        locked(bucket).refund(bytes as u64);
-    }
-}
-
-fn locked(bucket: &Mutex<Bucket>) -> MutexGuard<'_, Bucket> {
-    bucket.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -373,5 +546,69 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(near.read(&mut [0; 1]).await.unwrap(), 0);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_is_set_or_lifted_is_felt_by_streams_that_are_open() {
+        let start = tokio::time::Instant::now();
+        let limiters = Limiters::default();
+        let (mut far, near) = tokio::io::duplex(8 << 20);
+        let mut near = Limited::new(near, limiters.of("wan0"));
+        far.write_all(&vec![7; 6_000_000]).await.unwrap();
+        near.read_exact(&mut vec![0; 1_000_000]).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO, "not limited yet");
+        let cap = Cap {
+            down: Some(Rate::bits(8_000_000)),
+            up: None,
+        };
+        limiters.limit_wires([("wan0", cap)], start.into_std());
+        near.read_exact(&mut vec![0; 2_000_000]).await.unwrap();
+        let took = start.elapsed().as_secs_f64();
+        assert!(
+            (2.0..2.3).contains(&took),
+            "2 MB at 1 MB/s with headers took {took} s"
+        );
+        limiters.limit_wires([], tokio::time::Instant::now().into_std());
+        near.read_exact(&mut vec![0; 3_000_000]).await.unwrap();
+        assert!(start.elapsed().as_secs_f64() - took < 0.1, "it is lifted");
+    }
+
+    #[test]
+    fn streams_of_a_limited_uplink_share_what_may_be_sent_ahead() {
+        let limiter = Limiter::default();
+        assert_eq!(
+            limiter.buffer_for_another(),
+            None,
+            "no limit, no business of ours"
+        );
+        let cap = Cap {
+            down: Some(Rate::bits(8_000_000)),
+            up: None,
+        };
+        limiter.limit_wire(cap, Instant::now());
+        // 1 MB/s for 120 ms, for two streams, in the kernel's way of counting.
+        assert_eq!(limiter.buffer_for_another(), Some(45_000));
+        let streams: Vec<_> = (0..6).map(|_| Limited::new((), limiter.clone())).collect();
+        assert_eq!(limiter.buffer(6), Some(15_000));
+        assert_eq!(limiter.buffer(1000), Some(3072), "room for two packets at least");
+        drop(streams);
+        assert_eq!(limiter.buffer_for_another(), Some(45_000));
+        limiter.connected_in(Duration::from_millis(400));
+        assert_eq!(
+            limiter.buffer_for_another(),
+            Some(187_500),
+            "a satellite's round trip"
+        );
+    }
+
+    #[test]
+    fn the_limiter_of_an_uplink_is_one_and_those_of_names_long_gone_are_forgotten() {
+        let limiters = Limiters::default();
+        let kept = limiters.of("wan0");
+        for n in 0..1000 {
+            drop(limiters.of(&format!("ppp{n}")));
+        }
+        assert!(locked(&limiters.0).len() <= MAX_IDLE + 1);
+        assert!(Arc::ptr_eq(&kept.0, &limiters.of("wan0").0));
     }
 }

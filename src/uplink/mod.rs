@@ -10,11 +10,13 @@
 mod build;
 mod connect;
 pub mod dial;
+mod gateways;
 mod kind;
 mod lan;
 pub mod limit;
 mod netlink;
 pub mod resolve;
+mod rules;
 mod watch;
 
 use std::fmt;
@@ -25,6 +27,7 @@ use crate::types::{LineId, UplinkKind};
 pub use connect::connect;
 pub use lan::NotLan;
 pub use netlink::enumerate;
+pub use rules::{Rule, Rules};
 pub use watch::watch;
 
 /// What makes this device's line ids its own where a gateway has no MAC address to tell lines by. Any stable value of
@@ -40,16 +43,22 @@ pub struct Uplink {
     pub name: String,
     /// What the interface looks like.
     pub kind: UplinkKind,
-    /// Whether bytes may cost money: cellular and tethered interfaces, unless the owner says otherwise elsewhere.
+    /// Whether bytes may cost money: cellular and tethered interfaces, unless the owner says otherwise ([`Rules`]).
     pub metered: bool,
+    /// Whether peers may use it at all: yes, unless the owner says otherwise ([`Rules`]).
+    pub lend: bool,
     /// Which line it ends in: lanes of one line add nothing to each other.
     pub line: LineId,
+    /// Whether the owner named the line, which nothing that is found out can overrule.
+    pub line_named: bool,
     /// Source address for IPv4; `None` if there is no IPv4 default route or address.
     pub v4: Option<Ipv4Addr>,
     /// Source address for IPv6; `None` if there is no IPv6 default route or no address that may be used for it.
     pub v6: Option<Ipv6Addr>,
     /// The router, IPv4's if it has both; `None` on point-to-point links.
     pub gateway: Option<IpAddr>,
+    /// Every address on that link by which the router is known, sorted: a peer that has one of them is the router.
+    pub gateway_addresses: Vec<IpAddr>,
     /// The route's priority, lower first.
     pub metric: u32,
     /// Whether sockets are bound to the device (`SO_BINDTODEVICE`). False only for one that is set up by hand.

@@ -26,6 +26,11 @@ const MAX_ENTRIES: usize = 4096;
 /// # Errors
 /// When netlink is not available (a sandbox) or the kernel refuses the tables of links or addresses.
 pub async fn enumerate(seed: Seed) -> Result<Network, UplinkError> {
+    Ok(build::build(&tables().await?, &seed))
+}
+
+/// The kernel's tables as they are now.
+pub(super) async fn tables() -> Result<Tables, UplinkError> {
     let (connection, handle, _unsolicited) = rtnetlink::new_connection().map_err(UplinkError::Socket)?;
     let dumped = tokio::time::timeout(ANSWER_LIMIT, async {
         tokio::select! {
@@ -33,8 +38,7 @@ pub async fn enumerate(seed: Seed) -> Result<Network, UplinkError> {
             () = connection => Err(UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into())),
         }
     });
-    let tables = dumped.await.map_err(|_| UplinkError::Timeout(ANSWER_LIMIT))??;
-    Ok(build::build(&tables, &seed))
+    dumped.await.map_err(|_| UplinkError::Timeout(ANSWER_LIMIT))?
 }
 
 async fn dump(handle: &Handle) -> Result<Tables, UplinkError> {

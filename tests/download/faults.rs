@@ -211,13 +211,17 @@ async fn http_26_a_directory_that_is_gone_is_an_error_that_names_it() {
 async fn http_30_a_second_download_of_the_same_file_is_told_that_it_is_busy() {
     let data = content(4 * MIB, 12);
     let served = data.clone();
-    let bench = Bench::new(1, move |r| Reply::honest(r, &served, TAG).rate(2 * MIB)).await;
+    // Much longer than a lock is waited for.
+    let bench = Bench::new(1, move |r| Reply::honest(r, &served, TAG).rate(MIB / 8)).await;
     let mut progress = bench.progress.subscribe();
     let second = async {
         progress.wait_for(|p| p.done > 0).await.unwrap();
-        bench.get().await.unwrap_err()
+        let error = bench.get().await.unwrap_err();
+        bench.stop.cancel();
+        error
     };
-    let (_, error) = tokio::join!(bench.get_exactly(&data), second);
+    let (first, error) = tokio::join!(bench.get(), second);
+    assert!(matches!(first, Err(DownloadError::Stopped { resumable: true })));
     assert!(
         matches!(error, DownloadError::Store(StoreError::Busy { .. })),
         "{error}"

@@ -320,10 +320,42 @@ async fn of_two_lanes_on_one_line_only_one_is_used() {
     bench.get_exactly(&data).await;
     assert_eq!(bench.origin.lanes(), [0]);
     let state = bench.progress.borrow().lanes[1].state.clone();
-    assert_eq!(
-        state,
-        LaneState::Idle("shares the line of this device test0".into())
-    );
+    assert_eq!(state, LaneState::Idle("shares this device's line".into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_lanes_on_one_line_the_other_takes_over_where_the_one_at_work_fails() {
+    for (n, silent) in [(30, true), (31, false)] {
+        let data = content(6 * MIB, n);
+        let served = data.clone();
+        let spoiled = move |r: &Request| {
+            let reply = Reply::honest(r, &served, TAG).rate(8 * MIB);
+            // The first answer is good: it is not the origin that fails.
+            if r.lane == 1 && r.nth_of_lane > 0 {
+                if silent {
+                    reply.body(Body::Silence)
+                } else {
+                    reply.cut_after(100_000)
+                }
+            } else {
+                reply
+            }
+        };
+        let bench = Bench::new(0, spoiled).await;
+        let line = TestLane::new(1).line();
+        let twin = TestLane::with(2, std::net::Ipv4Addr::LOCALHOST, |info| info.line = line);
+        bench.set_lanes(vec![TestLane::new(1), twin]);
+        let outcome = bench.get_exactly(&data).await;
+        let brought = |owner: &str| {
+            let lanes = outcome.lanes.iter().filter(|(info, _)| info.owner == owner);
+            lanes.map(|(_, bytes)| bytes).sum::<u64>()
+        };
+        assert!(brought("peer 2") > MIB as u64, "{:?}", outcome.lanes);
+        let states = bench.progress.borrow().lanes.clone();
+        let first = states.iter().find(|l| l.info.owner == "peer 1").unwrap();
+        let why = "failed: peer 2 took over on the same line";
+        assert_eq!(first.state, LaneState::Idle(why.into()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tributary::download::{Context, Destination, DownloadError, Job, Outcome, Progress, config_with, run};
+use tributary::download::{
+    Context, Destination, DownloadError, Job, Local, Outcome, Progress, config_with, run,
+};
 use tributary::lane::{DialError, Lane, LaneInfo, LaneSet, Target, Tunnel};
 use tributary::task::Tasks;
 use tributary::types::{LaneId, LineId, PeerId, UplinkKind};
@@ -222,7 +224,7 @@ impl Bench {
         let to = Destination::Directory(self.directory.path().to_owned());
         let running = run(
             self.job.clone(),
-            to,
+            Arc::new(Local::new(to, &tasks)),
             context,
             self.progress.clone(),
             self.stop.clone(),

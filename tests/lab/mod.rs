@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Everything lives in namespaces that only this process's descriptors keep: the LAN is a bridge (10.77.0.0/24, IPv6
-//! link-local), an uplink is a TUN device `wan0`, `wan1`... (198.51.100.0/24) whose other end is in the internet's
-//! namespace, where origins have addresses in 203.0.113.0/24. It works as root and in a user namespace; where neither is
+//! link-local), an uplink is a TUN device `wan0`, `wan1`... (198.51.100.0/24, 2001:db8:0:1::/64) whose other end is in the
+//! internet's namespace, where origins have addresses in 203.0.113.0/24 and 2001:db8:0:2::/64. It works as root and in a user namespace; where neither is
 //! allowed [`Lab::new`] says so and gives nothing, or fails where `TRIBUTARY_LAB=required`.
 //!
 //! Environment: `TRIBUTARY_LAB=required`; `TRIBUTARY_LAB_KEEP=1` leaves the peers' directories (logs) behind.
@@ -33,17 +33,22 @@
     reason = "a lab that cannot be built fails its test"
 )]
 
+mod clocks;
+mod house;
+mod lan;
 mod net;
 pub mod ns;
 mod peer;
+mod plug;
 mod process;
 mod report;
+mod router;
 mod wire;
 
 use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -58,19 +63,21 @@ use tributary::demo::origin::{self, Authority};
 use tributary::task::Tasks;
 use tributary::types::{ByteSize, hex};
 
+pub use clocks::Clocks;
+pub use house::House;
+pub use lan::{Ear, Heard};
 pub use ns::Namespace;
 pub use origin::Options;
 pub use peer::{Peer, wait_for};
+pub use plug::Plug;
 pub use process::{Finished, Memory, Process, cpu, machine_cpu, memory};
 pub use report::{lanes, peers};
-pub use wire::{Carried, Uplink, Wire, uplink};
+pub use wire::{Carried, Families, Family, Uplink, Wire, uplink};
 
 /// Where the LAN's switch has its ports.
 const SWITCH: &str = "lan";
 /// An address of the internet without an origin, for whatever a test wants there.
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
-/// The metric of `wan0`'s default route; each further uplink's is 100 higher.
-const METRIC: u32 = 100;
 
 /// A household that runs until it is dropped.
 #[derive(Debug)]
@@ -180,16 +187,32 @@ impl Lab {
     /// An origin with other content, or with Multipath TCP.
     #[track_caller]
     pub fn origin_with(&self, name: &str, options: Options) -> Origin {
-        let address = Ipv4Addr::new(203, 0, 113, 1 + self.origins.fetch_add(1, Ordering::Relaxed));
-        self.internet.run(|| net::add_address("lo", address, 32)).unwrap();
+        self.origin_over(name, options, Families::V4)
+    }
+
+    /// An origin that can be reached by these versions of IP.
+    #[track_caller]
+    pub fn origin_over(&self, name: &str, options: Options, families: Families) -> Origin {
+        let number = 1 + self.origins.fetch_add(1, Ordering::Relaxed);
+        let v4 = Ipv4Addr::new(203, 0, 113, number);
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, number.into());
+        let mut addresses: Vec<IpAddr> = Vec::new();
+        addresses.extend(families.has(Family::V6).then_some(IpAddr::V6(v6)));
+        addresses.extend(families.has(Family::V4).then_some(IpAddr::V4(v4)));
         let mut hosts = fs::OpenOptions::new()
             .append(true)
             .open(self.files.join("hosts"))
             .unwrap();
-        writeln!(hosts, "{address} {name}").unwrap();
+        for address in &addresses {
+            let prefix = if address.is_ipv4() { 32 } else { 128 };
+            self.internet
+                .run(|| net::add_address("lo", *address, prefix))
+                .unwrap();
+            writeln!(hosts, "{address} {name}").unwrap();
+        }
         Origin::start(
             name,
-            address,
+            addresses,
             self.internet.clone(),
             self.authority.clone(),
             options,
@@ -223,9 +246,9 @@ impl Lab {
 
     /// What all wires have carried so far.
     pub fn carried(&self) -> Carried {
-        let wires = self.peers.iter().flat_map(|peer| &peer.wires);
-        wires
-            .map(|(wire, _)| wire.carried())
+        let plugs = self.peers.iter().flat_map(|peer| &peer.plugs);
+        plugs
+            .map(|plug| plug.wire.carried())
             .fold(Carried::default(), |sum, more| Carried {
                 down: sum.down + more.down,
                 up: sum.up + more.up,
@@ -268,17 +291,25 @@ impl Lab {
             net::add_address("lan0", lan, 24)?;
             net::set_up("lan0", true)
         })?;
-        let mut wires = Vec::new();
+        let mut plugs = Vec::new();
         for (place, uplink) in uplinks.iter().enumerate() {
-            wires.push(self.wire(&namespace, place, *uplink)?);
+            plugs.push(Plug::new(
+                &namespace,
+                &self.internet,
+                &self.forwarder,
+                (self.wires, place),
+                *uplink,
+            )?);
+            self.wires += 1;
         }
         let peer = Peer {
             name: name.to_owned(),
             namespace,
             switch: self.switch.clone(),
             port,
-            lan,
-            wires,
+            lan: Mutex::new(lan),
+            internet: self.internet.clone(),
+            plugs,
             directory: file(name),
             roots: file("roots.pem"),
             nanny: self.nanny.clone(),
@@ -286,33 +317,6 @@ impl Lab {
         peer.furnish()?;
         self.peers.push(peer);
         Ok(())
-    }
-
-    fn wire(&mut self, peer: &Namespace, place: usize, uplink: Uplink) -> io::Result<(Wire, Ipv4Addr)> {
-        let number = self.wires;
-        let host = u8::try_from(10 + number).map_err(io::Error::other)?;
-        let address = Ipv4Addr::new(198, 51, 100, host);
-        let near = format!("wan{place}");
-        let peer_end = peer.run(|| {
-            let device = net::tun(&near)?;
-            net::add_address(&near, address, 32)?;
-            net::start_tun(&near)?;
-            default_route(place)?;
-            Ok(device)
-        })?;
-        let far = format!("line{number}");
-        let internet_end = self.internet.run(|| {
-            let device = net::tun(&far)?;
-            net::start_tun(&far)?;
-            net::check_sources(&far)?;
-            net::add_route(&far, address, 32, 0)?;
-            Ok(device)
-        })?;
-        self.wires += 1;
-        Ok((
-            self.forwarder.add(number, internet_end, peer_end, uplink),
-            address,
-        ))
     }
 }
 
@@ -345,7 +349,8 @@ impl Drop for Lab {
 #[must_use = "it runs until it is dropped"]
 pub struct Origin {
     name: String,
-    origin: Arc<origin::Origin>,
+    /// One for each address.
+    origins: Vec<Arc<origin::Origin>>,
     tasks: Tasks,
     thread: Option<JoinHandle<()>>,
 }
@@ -353,7 +358,7 @@ pub struct Origin {
 impl Origin {
     fn start(
         name: &str,
-        address: Ipv4Addr,
+        addresses: Vec<IpAddr>,
         internet: Arc<Namespace>,
         authority: Arc<Authority>,
         options: Options,
@@ -368,18 +373,20 @@ impl Origin {
                 .build()
                 .unwrap();
             runtime.block_on(async {
-                let bind = SocketAddr::from((address, 443));
-                let origin =
-                    origin::Origin::start(bind, &[&own_name], &authority, options, &own_tasks).unwrap();
-                started.send(Arc::new(origin)).unwrap();
+                let start = |address| {
+                    let bind = SocketAddr::new(address, 443);
+                    let names = [own_name.as_str()];
+                    Arc::new(origin::Origin::start(bind, &names, &authority, options, &own_tasks).unwrap())
+                };
+                started.send(addresses.into_iter().map(start).collect()).unwrap();
                 own_tasks.token().cancelled().await;
             });
         };
         let thread = thread::Builder::new().name("origin".into()).spawn(serve).unwrap();
-        let origin = start.recv().expect("the origin did not start");
+        let origins = start.recv().expect("the origin did not start");
         Self {
             name: name.to_owned(),
-            origin,
+            origins,
             tasks,
             thread: Some(thread),
         }
@@ -393,7 +400,7 @@ impl Origin {
     /// The SHA-256 of the file of that size, in hex.
     #[track_caller]
     pub fn sha256(&self, size: &str) -> String {
-        hex(&self.origin.content_sha256(self.length(size)))
+        hex(&self.origins[0].content_sha256(self.length(size)))
     }
 
     /// How many bytes the file of that size has.
@@ -405,12 +412,12 @@ impl Origin {
 
     /// Requests answered so far.
     pub fn requests(&self) -> u64 {
-        self.origin.requests()
+        self.origins.iter().map(|origin| origin.requests()).sum()
     }
 
     /// TCP connections accepted so far.
     pub fn connections(&self) -> u64 {
-        self.origin.connections()
+        self.origins.iter().map(|origin| origin.connections()).sum()
     }
 }
 
@@ -457,9 +464,3 @@ pub fn middle(mut figures: Vec<f64>) -> f64 {
 
 /// Until something that should happen at once is taken to have failed.
 pub const SOON: Duration = Duration::from_secs(5);
-
-/// In the peer's namespace: the way out through `wan{place}`.
-fn default_route(place: usize) -> io::Result<()> {
-    let metric = METRIC * (u32::try_from(place).map_err(io::Error::other)? + 1);
-    net::add_route(&format!("wan{place}"), Ipv4Addr::UNSPECIFIED, 0, metric)
-}

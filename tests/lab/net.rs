@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 
 use nix::libc;
 use nix::net::if_::if_nametoindex;
+use rtnetlink::packet_route::AddressFamily;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tributary::task::Tasks;
@@ -75,20 +77,42 @@ pub fn set_up(name: &str, up: bool) -> io::Result<()> {
     netlink(async |handle| handle.link().set(link.build()).execute().await)
 }
 
+/// Plugs a cable's near end into another switch.
+pub fn plug(port: &str, switch: &str) -> io::Result<()> {
+    let link = LinkUnspec::new_with_index(index(port)?)
+        .controller(index(switch)?)
+        .up();
+    netlink(async |handle| handle.link().set(link.build()).execute().await)
+}
+
 /// Whether a switch's port is sent what comes in for many.
 pub fn flood_multicast(port: &str, passes: bool) -> io::Result<()> {
     let port = LinkBridgePort::new(index(port)?).mcast_flood(passes).build();
     netlink(async |handle| handle.link().set_port(port).execute().await)
 }
 
-/// Gives a TUN device a queue that does not lose what the forwarder has not read yet, and sets it up. Wires know IPv4
-/// only: router solicitations would be counted as traffic.
-pub fn start_tun(name: &str) -> io::Result<()> {
-    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+/// Gives a TUN device a queue that does not lose what the forwarder has not read yet, and sets it up. IPv6 only where it
+/// is asked for, and then without a word of its own: router solicitations would be counted as traffic.
+pub fn start_tun(name: &str, v6: bool) -> io::Result<()> {
+    let set = |what: &str, value: &str| fs::write(format!("/proc/sys/net/ipv6/conf/{name}/{what}"), value);
+    let _ = set("disable_ipv6", if v6 { "0" } else { "1" });
+    for (what, value) in [
+        ("addr_gen_mode", "1"),
+        ("router_solicitations", "0"),
+        ("accept_ra", "0"),
+    ] {
+        let _ = set(what, value);
+    }
     let link = LinkUnspec::new_with_index(index(name)?)
         .txqueuelen(TUN_QUEUE)
         .up()
         .build();
+    netlink(async |handle| handle.link().set(link).execute().await)
+}
+
+/// Gives an interface that is down another name.
+pub fn rename(name: &str, to: &str) -> io::Result<()> {
+    let link = LinkUnspec::new_with_index(index(name)?).name(to).build();
     netlink(async |handle| handle.link().set(link).execute().await)
 }
 
@@ -99,26 +123,47 @@ pub fn check_sources(name: &str) -> io::Result<()> {
 }
 
 /// Adds an address.
-pub fn add_address(name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
-    let link = index(name)?;
-    netlink(async |handle| {
-        handle
-            .address()
-            .add(link, IpAddr::V4(address), prefix)
-            .execute()
-            .await
-    })
+pub fn add_address(name: &str, address: impl Into<IpAddr>, prefix: u8) -> io::Result<()> {
+    let (link, address) = (index(name)?, address.into());
+    netlink(async |handle| handle.address().add(link, address, prefix).execute().await)
+}
+
+/// Takes an address away.
+pub fn remove_address(name: &str, address: impl Into<IpAddr>, prefix: u8) -> io::Result<()> {
+    let address = address.into();
+    let mut message = AddressMessage::default();
+    message.header.family = family(address);
+    message.header.prefix_len = prefix;
+    message.header.index = index(name)?;
+    message.attributes = vec![AddressAttribute::Local(address)];
+    netlink(async |handle| handle.address().del(message).execute().await)
 }
 
 /// Adds a route through an interface without a gateway; prefix 0 is the default route.
-pub fn add_route(name: &str, to: Ipv4Addr, prefix: u8, metric: u32) -> io::Result<()> {
-    let route = RouteMessageBuilder::<Ipv4Addr>::new()
-        .destination_prefix(to, prefix)
-        .output_interface(index(name)?)
-        .scope(RouteScope::Link)
-        .priority(metric)
-        .build();
-    netlink(async |handle| handle.route().add(route).execute().await)
+pub fn add_route(name: &str, to: impl Into<IpAddr>, prefix: u8, metric: u32) -> io::Result<()> {
+    let link = index(name)?;
+    let route = match to.into() {
+        IpAddr::V4(to) => RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(to, prefix)
+            .output_interface(link)
+            .scope(RouteScope::Link)
+            .priority(metric)
+            .build(),
+        IpAddr::V6(to) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .destination_prefix(to, prefix)
+            .output_interface(link)
+            .priority(metric)
+            .build(),
+    };
+    // One that is there already stays as it is.
+    netlink(async |handle| handle.route().add(route).replace().execute().await)
+}
+
+const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
 }
 
 /// Settings every network of the lab has, before its interfaces are there. Those a kernel lacks are left out.

@@ -5,20 +5,20 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::SOON;
-use super::net;
 use super::ns::Namespace;
+use super::plug::Plug;
 use super::process::{Finished, Nanny, Process};
 use super::wire::Wire;
 
 /// What a daemon of the lab may reach, as its owner would allow it: the origins are not public addresses.
-const CONFIG: &str = "[egress]\nallow = [\"203.0.113.0/24\"]\n";
+const CONFIG: &str = "[egress]\nallow = [\"203.0.113.0/24\", \"2001:db8::/32\"]\n";
 /// How often a condition is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
 /// Until a program that should end is taken to hang.
@@ -31,8 +31,9 @@ pub struct Peer {
     pub(super) namespace: Arc<Namespace>,
     pub(super) switch: Arc<Namespace>,
     pub(super) port: String,
-    pub(super) lan: Ipv4Addr,
-    pub(super) wires: Vec<(Wire, Ipv4Addr)>,
+    pub(super) lan: Mutex<Ipv4Addr>,
+    pub(super) internet: Arc<Namespace>,
+    pub(super) plugs: Vec<Plug>,
     pub(super) directory: PathBuf,
     pub(super) roots: PathBuf,
     pub(super) nanny: Nanny,
@@ -51,51 +52,30 @@ impl Peer {
     }
 
     /// Its address on the LAN.
-    pub const fn lan_address(&self) -> Ipv4Addr {
-        self.lan
+    pub fn lan_address(&self) -> Ipv4Addr {
+        *self.lan.lock().unwrap()
     }
 
     /// The wire of its uplink `wan{number}`.
     #[track_caller]
     pub fn wire(&self, number: usize) -> &Wire {
-        &self.wires[number].0
+        &self.plugs[number].wire
     }
 
     /// The address of its uplink `wan{number}`.
     #[track_caller]
     pub fn wan_address(&self, number: usize) -> Ipv4Addr {
-        self.wires[number].1
+        self.plugs[number].v4()
     }
 
     /// How many uplinks it has.
     pub fn uplinks(&self) -> usize {
-        self.wires.len()
+        self.plugs.len()
     }
 
     /// Where its programs run, with `config.toml`, `state` and what they write.
     pub fn directory(&self) -> &Path {
         &self.directory
-    }
-
-    /// Plugs its LAN cable in or out: the interface loses its carrier.
-    #[track_caller]
-    pub fn lan_cable(&self, plugged: bool) {
-        self.switch.run(|| net::set_up(&self.port, plugged)).unwrap();
-    }
-
-    /// Sets the interface of uplink `number` up or down, its default route with it: a stick pulled out.
-    #[track_caller]
-    pub fn wan_cable(&self, number: usize, plugged: bool) {
-        let name = format!("wan{number}");
-        let set = || {
-            net::set_up(&name, plugged)?;
-            if plugged {
-                super::default_route(number)
-            } else {
-                Ok(())
-            }
-        };
-        self.namespace.run(set).unwrap();
     }
 
     /// Its namespace, for a thread of a test's own.
@@ -132,7 +112,9 @@ impl Peer {
             .env("SSL_CERT_FILE", &self.roots)
             .env("CURL_CA_BUNDLE", &self.roots)
             .env("TRIBUTARY_CONFIG", self.directory.join("config.toml"))
-            .env("TRIBUTARY_STATE_DIR", self.directory.join("state"));
+            .env("TRIBUTARY_STATE_DIR", self.directory.join("state"))
+            .env_remove("TRIBUTARY_SOCKET")
+            .env_remove("RUNTIME_DIRECTORY");
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "warn,tributary=debug");
         }

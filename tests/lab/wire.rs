@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -28,6 +29,11 @@ const BURST: usize = 256;
 /// The least a queue holds unless asked otherwise.
 const MIN_QUEUE: u64 = 64 * 1024;
 const SECOND: u64 = 1_000_000_000;
+/// The number of TCP, and its flag that breaks a connection off.
+const TCP: u8 = 6;
+const RST: u8 = 4;
+/// Different source addresses remembered of a line: a test that sends more has seen enough.
+const MAX_SOURCES: usize = 64;
 
 /// An uplink's nature. Rates count IP headers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,6 +44,33 @@ pub struct Uplink {
     loss: f64,
     queue: Option<u64>,
     dark: (bool, bool),
+    families: Families,
+    mute: Option<Family>,
+}
+
+/// A version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4 = 4,
+    V6 = 6,
+}
+
+/// Which versions of IP there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    V4,
+    V6,
+    Both,
+}
+
+impl Families {
+    /// Whether it is among them.
+    pub const fn has(self, family: Family) -> bool {
+        match (self, family) {
+            (Self::Both, _) | (Self::V4, Family::V4) | (Self::V6, Family::V6) => true,
+            (Self::V4, Family::V6) | (Self::V6, Family::V4) => false,
+        }
+    }
 }
 
 /// An uplink of `down` and `up` Mbit/s, without delay or loss, whose queue holds 1.5 × rate × round trip or 64 KiB.
@@ -49,6 +82,8 @@ pub const fn uplink(down: f64, up: f64) -> Uplink {
         loss: 0.0,
         queue: None,
         dark: (false, false),
+        families: Families::V4,
+        mute: None,
     }
 }
 
@@ -89,6 +124,23 @@ impl Uplink {
         self
     }
 
+    /// Which versions of IP it has, from its beginning; IPv4 unless asked otherwise.
+    pub const fn families(mut self, families: Families) -> Self {
+        self.families = families;
+        self
+    }
+
+    /// Swallows one version of IP both ways, while its addresses and routes stay; `None`: none.
+    pub const fn mute(mut self, family: Option<Family>) -> Self {
+        self.mute = family;
+        self
+    }
+
+    /// Which versions of IP it has.
+    pub const fn versions(&self) -> Families {
+        self.families
+    }
+
     /// Mbit/s down.
     pub const fn rate_down(&self) -> f64 {
         self.down
@@ -104,6 +156,7 @@ impl Uplink {
                 loss: self.loss,
                 queue: self.queue.unwrap_or(product.max(MIN_QUEUE)),
                 dark,
+                mute: self.mute,
             }
         };
         [nature(self.down, self.dark.0), nature(self.up, self.dark.1)]
@@ -159,6 +212,28 @@ impl Wire {
         }
     }
 
+    /// The source addresses of all that the peer has sent into it: those of another uplink left by the wrong one.
+    pub fn sources(&self) -> Vec<IpAddr> {
+        self.counters[1].sources.lock().unwrap().clone()
+    }
+
+    /// Which versions of IP it has.
+    pub fn versions(&self) -> Families {
+        self.get().versions()
+    }
+
+    /// Pulls the peer's device out of it: without a descriptor the device is gone.
+    pub fn unplug(&self) {
+        // One that is never readable takes its place.
+        let nothing = std::os::unix::net::UnixDatagram::unbound().unwrap();
+        self.plug(File::from(std::os::fd::OwnedFd::from(nothing)));
+    }
+
+    /// Puts another device of the peer's in.
+    pub fn plug(&self, device: File) {
+        self.forwarder.tell(|done| Order::Plug(self.number, device, done));
+    }
+
     /// Packets that came to the peer's end and that did not, by loss or a full queue: (carried, lost, dropped).
     pub fn packets_down(&self) -> (u64, u64, u64) {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -173,6 +248,38 @@ struct Counters {
     packets: AtomicU64,
     lost: AtomicU64,
     dropped: AtomicU64,
+    sources: Mutex<Vec<IpAddr>>,
+}
+
+impl Counters {
+    /// Resets are left out: for a connection that is gone the kernel itself sends them, by whatever way its routes say.
+    fn note_source(&self, packet: &[u8]) {
+        let version = packet.first().map_or(0, |byte| byte >> 4);
+        let at = |range: std::ops::Range<usize>| packet.get(range);
+        let (source, protocol, header) = match version {
+            4 => (
+                at(12..16).map(|b| <[u8; 4]>::try_from(b).unwrap().into()),
+                packet.get(9),
+                4 * usize::from(packet[0] & 0xf),
+            ),
+            6 => (
+                at(8..24).map(|b| <[u8; 16]>::try_from(b).unwrap().into()),
+                packet.get(6),
+                40,
+            ),
+            _ => return,
+        };
+        let is_reset =
+            protocol == Some(&TCP) && packet.get(header + 13).is_some_and(|flags| flags & RST != 0);
+        let source: Option<IpAddr> = source.filter(|_| !is_reset);
+        let mut sources = self.sources.lock().unwrap();
+        if let Some(source) = source
+            && sources.len() < MAX_SOURCES
+            && !sources.contains(&source)
+        {
+            sources.push(source);
+        }
+    }
 }
 
 /// The thread that carries a lab's wires. Clones are handles of the same.
@@ -190,6 +297,8 @@ enum Order {
     /// The devices' descriptors: the internet's end, the peer's end.
     Add([File; 2], Uplink, [Arc<Counters>; 2], Done),
     Set(usize, Uplink, Done),
+    /// Another device at the peer's end.
+    Plug(usize, File, Done),
     Stop(Done),
 }
 
@@ -259,6 +368,7 @@ struct Nature {
     loss: f64,
     queue: u64,
     dark: bool,
+    mute: Option<Family>,
 }
 
 impl Line {
@@ -287,9 +397,11 @@ impl Line {
 
     /// A packet came.
     fn push(&mut self, packet: &[u8], now: u64, buffers: &mut Vec<Vec<u8>>) {
-        if self.nature.dark {
+        let version = packet.first().map(|byte| byte >> 4);
+        if self.nature.dark || (self.nature.mute.is_some() && version == self.nature.mute.map(|f| f as u8)) {
             return;
         }
+        self.counters.note_source(packet);
         let length = packet.len() as u64;
         if self.waiting_bytes + length > self.nature.queue {
             self.counters.dropped.fetch_add(1, Ordering::Relaxed);
@@ -377,6 +489,10 @@ fn carry(inbox: &Receiver<Order>, mut bell: PipeReader) {
                 for (line, nature) in lines[2 * number..].iter_mut().zip(uplink.lines()) {
                     line.set(nature, clock());
                 }
+                let _ = done.send(());
+            }
+            Ok(Order::Plug(number, device, done)) => {
+                devices[2 * number + 1] = device;
                 let _ = done.send(());
             }
             Ok(Order::Stop(done)) => {

@@ -30,10 +30,15 @@ impl Driver {
             News::Bytes(lease, n) => {
                 let new = self.scheduler.bytes(lease, n, now);
                 self.alive = self.alive.max(now);
-                let lane = self.workers.get(&lease).map(|w| w.lane);
+                let lane = self.workers.get_mut(&lease).map(|worker| {
+                    worker.heard = now;
+                    worker.lane
+                });
                 if let Some(member) = lane.and_then(|lane| self.members.get_mut(&lane)) {
                     member.bytes += new;
                     member.faults = 0;
+                    member.trouble = None;
+                    member.busy = false;
                 }
                 Ok(None)
             }
@@ -86,9 +91,20 @@ impl Driver {
                 }
                 self.scheduler.lease_failed(lease, Failure::Origin, now);
             }
+            End::Busy => {
+                if let Some(member) = self.members.get_mut(&lane) {
+                    member.busy = true;
+                }
+                let text = "limit reached: its owner lends no more at once".to_owned();
+                let failure = Failure::Refused { retry_after: None };
+                return self.ended(lease, lane, End::Failed(failure, text), now);
+            }
             End::Failed(failure, text) => {
                 tracing::debug!(%lane, %text, "lease failed");
-                self.last_failure = text;
+                self.last_failure.clone_from(&text);
+                if let Some(member) = self.members.get_mut(&lane) {
+                    member.trouble = Some(text);
+                }
                 if let (Some(member), Failure::Refused { .. }) = (self.members.get(&lane), failure) {
                     // The origin counts connections: those in reserve are too many now.
                     member.route.close_idle();
@@ -111,7 +127,7 @@ impl Driver {
         why: Why,
         lease: LeaseId,
     ) -> Result<Option<Ending>, DownloadError> {
-        tracing::info!(%lane, %why, "lane cannot serve this download");
+        tracing::debug!(%lane, %why, "lane cannot serve this download");
         self.last_failure = why.to_string();
         if let Some(member) = self.members.get_mut(&lane) {
             member.ineligible = Some(why);
@@ -119,6 +135,9 @@ impl Driver {
         }
         self.scheduler
             .lease_failed(lease, Failure::Ineligible, Instant::now());
+        if self.relieve(Instant::now()) {
+            return Ok(None);
+        }
         let mut whys = self.members.values().map(|m| m.ineligible.as_ref());
         let Some(whys) = whys.by_ref().collect::<Option<Vec<_>>>() else {
             return Ok(None);
@@ -155,7 +174,7 @@ impl Driver {
     }
 
     pub(super) fn checked(&mut self, finding: &Finding) -> Result<Option<Ending>, DownloadError> {
-        tracing::info!(?finding, "version checked");
+        tracing::debug!(?finding, "version checked");
         let has_digest = self.shared.job.sha256.is_some();
         match finding {
             Finding::Changed => return Ok(Some(Ending::Changed)),
@@ -236,7 +255,7 @@ impl Driver {
     pub(super) fn change_lanes(&mut self) {
         let now = Instant::now();
         let lanes = self.lanes.borrow_and_update().clone();
-        self.choice = choose(&lanes, &self.shared.job);
+        self.choice = choose(&lanes, &self.shared.job, |id| self.record(id, now));
         // The lane of the first answer first: it has the first bytes under way.
         let home = self.home.lane.info().id;
         self.choice.used.sort_by_key(|lane| lane.info().id != home);
@@ -252,7 +271,12 @@ impl Driver {
         for lane in self.choice.used.clone() {
             let id = lane.info().id;
             let free = MAX_CONNECTIONS.saturating_sub(self.members.len() * SLOTS);
-            if self.members.contains_key(&id) || free == 0 {
+            if let Some(member) = self.members.get_mut(&id) {
+                // The same way out, of which more is known now.
+                member.info.clone_from(lane.info());
+                continue;
+            }
+            if free == 0 {
                 continue;
             }
             self.lane_up(&lane, SLOTS.min(free), now);

@@ -32,7 +32,7 @@ impl Run {
                 total,
                 validator: None,
             });
-            let (path, part, _) = self.open(&answer, generation).await?;
+            let (part, _) = self.open(&answer, generation).await?;
             let info = route.lane.info().clone();
             let started = Instant::now();
             let stream = Stream {
@@ -50,7 +50,7 @@ impl Run {
             match result {
                 Ok(bytes) => {
                     let rate = (bytes >= MIN_MEASURED).then(|| Rate::of(bytes, started.elapsed()));
-                    self.finish(part).await?;
+                    let path = self.finish(part).await?;
                     let done = self.outcome(path, bytes, vec![(info, bytes)], rate);
                     return Ok(Next::Done(Box::new(done)));
                 }

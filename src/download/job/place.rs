@@ -1,36 +1,32 @@
 //! A download's file: what an earlier run left of it, where it goes, when it is done.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{FIRST, Run};
+use crate::download::Phase;
 use crate::download::answer::Known;
 use crate::download::ask::Answer;
 use crate::download::error::DownloadError;
+use crate::download::files;
 use crate::download::name;
-use crate::download::{Destination, Phase};
 use crate::store::Claim;
 use crate::store::Generation;
-use crate::store::OpenOptions;
-use crate::store::PartFile;
+use crate::store::Part;
 use crate::store::Resumed;
-use crate::store::StoreError;
-use crate::store::peek;
 use crate::types::ByteRange;
 
 /// What is there already of the content.
 pub(super) struct Resume {
-    pub(super) path: PathBuf,
-    pub(super) part: Arc<PartFile>,
+    pub(super) part: Arc<Part>,
     pub(super) known: Known,
 }
 
 impl Run {
     /// What an earlier run left, where it can be continued.
     pub(super) async fn resume(&mut self) -> Result<Option<Resume>, DownloadError> {
-        let path = self.path(None);
-        let at = path.clone();
-        let Some(claim) = self.blocking(move || peek(&at)).await? else {
+        let name = self.name(None);
+        let Some(claim) = self.shared.files.peek(name.clone()).await? else {
             return Ok(None);
         };
         let sha256 = self.shared.job.sha256;
@@ -39,11 +35,11 @@ impl Run {
         let (None, true, Some(generation)) = (claim.difference(&now), now.is_resumable(), generation) else {
             return Ok(None);
         };
-        let (part, resumed) = self.open_part(&path, now).await?;
+        let (part, resumed) = self.open_part(name, now).await?;
         let Resumed::From { bytes, .. } = resumed else {
             return Ok(None);
         };
-        tracing::info!(bytes, "continuing an earlier download");
+        tracing::debug!(bytes, "continuing an earlier download");
         self.resumable = true;
         self.progress.send_modify(|p| {
             p.resumed = bytes;
@@ -53,7 +49,7 @@ impl Run {
             generation,
             media: None,
         };
-        Ok(Some(Resume { path, part, known }))
+        Ok(Some(Resume { part, known }))
     }
 
     /// Opens the file for an answer's content; what is there of another version of it stays aside until this is done.
@@ -61,10 +57,9 @@ impl Run {
         &self,
         answer: &Answer,
         generation: Option<Generation>,
-    ) -> Result<(PathBuf, Arc<PartFile>, u64), DownloadError> {
-        let path = self.path(Some(answer));
+    ) -> Result<(Arc<Part>, u64), DownloadError> {
         let claim = Claim::new(self.shared.job.url.as_str(), generation, self.shared.job.sha256);
-        let (part, resumed) = self.open_part(&path, claim).await?;
+        let (part, resumed) = self.open_part(self.name(Some(answer)), claim).await?;
         let resumed = match resumed {
             Resumed::From { bytes, .. } => bytes,
             Resumed::Fresh(why) => {
@@ -76,51 +71,25 @@ impl Run {
             p.resumed = resumed;
             p.done = resumed;
         });
-        Ok((path, part, resumed))
+        Ok((part, resumed))
     }
 
-    async fn open_part(&self, path: &Path, claim: Claim) -> Result<(Arc<PartFile>, Resumed), DownloadError> {
-        let at = path.to_owned();
-        let open = move || {
-            let options = OpenOptions {
-                overwrite: false,
-                restart: true,
-            };
-            PartFile::open(&at, &claim, options)
-        };
-        let (part, resumed) = self.blocking(open).await?;
-        self.progress.send_modify(|p| {
-            p.name = path
-                .file_name()
-                .map(|n| n.to_string_lossy().into_owned())
-                .unwrap_or_default();
-        });
+    async fn open_part(&self, name: String, claim: Claim) -> Result<(Arc<Part>, Resumed), DownloadError> {
+        let shared = &self.shared;
+        let (name, part, resumed) = files::open(&*shared.files, name, claim, &shared.tasks).await?;
+        self.progress.send_modify(|p| p.name = name);
         Ok((Arc::new(part), resumed))
     }
 
-    fn path(&self, answer: Option<&Answer>) -> PathBuf {
-        match &self.to {
-            Destination::File(path) => path.clone(),
-            Destination::Directory(directory) => {
-                // The name is the one the user asked for, not that of some cache it was redirected to.
-                directory.join(name::of(&self.shared.job.url, answer.map(|a| &a.head)))
-            }
-        }
+    /// The name is the one the user asked for, not that of some cache it was redirected to.
+    fn name(&self, answer: Option<&Answer>) -> String {
+        name::of(&self.shared.job.url, answer.map(|a| &a.head))
     }
 
-    pub(super) async fn finish(&self, part: Arc<PartFile>) -> Result<(), DownloadError> {
+    pub(super) async fn finish(&self, part: Arc<Part>) -> Result<PathBuf, DownloadError> {
         self.progress.send_modify(|p| p.phase = Phase::Finishing);
-        let sha256 = self.shared.job.sha256;
-        self.blocking(move || part.finish(sha256)).await?;
-        Ok(())
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, DownloadError> {
-        let done = self.shared.tasks.blocking(work).await;
-        Ok(done.map_err(|_panicked| DownloadError::Stopped { resumable: true })??)
+        let shared = &self.shared;
+        files::finish(&*shared.files, part, shared.job.sha256, &shared.tasks).await
     }
 }
 

@@ -41,6 +41,8 @@ impl Files {
         let media = Media {
             data: Box::new(self.data.clone()),
             journal: Box::new(self.journal.clone()),
+            journal_max: journal::MAX_LEN,
+            lock: None,
             directory: None,
             path: "file.part".into(),
         };
@@ -70,7 +72,7 @@ impl Files {
     }
 
     fn journalled(&self) -> RangeSet {
-        journal::load(&self.journal)
+        journal::load(&self.journal, journal::MAX_LEN)
             .unwrap()
             .map_or_else(|_| RangeSet::new(), |c| c.durable)
     }

@@ -1,0 +1,224 @@
+//! Descriptors that another process opened and passed here to be written to (`SCM_RIGHTS`).
+//!
+//! They are taken only where writing to them is what writing to a file is: a sender must not be able to make this process
+//! wait (a pipe, a terminal, a file system of its own), use up its memory (a file in memory counts as the writer's, not
+//! the sender's), or speak to the kernel in its name (`/proc` and its kin). What a sender may not write it cannot have
+//! opened for writing, so nothing here can be made to overwrite a stranger's file.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::statfs::{FUSE_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs};
+use nix::unistd::geteuid;
+
+use super::{OpenedFiles, StoreError};
+
+/// The journal of a file of some 200 GiB in its usual state, before it is written anew. A longer one would be read into
+/// this process' memory, of which an appliance has little, by as many senders as there are.
+const JOURNAL_MAX: u64 = 16 << 20;
+/// `RAMFS_MAGIC`, which libc does not have.
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
+
+/// The user a process belongs to that passes descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// As the kernel says (`SO_PEERCRED`).
+    pub uid: u32,
+}
+
+impl OpenedFiles {
+    /// Takes descriptors that `sender` opened: data, journal and lock, in this order. Whether `created` is true, only
+    /// the sender knows; it has synced their directory itself. Blocks, as long as a file system takes to say what it is.
+    ///
+    /// # Errors
+    /// [`StoreError::NotTaken`] where these are not three plain files on a disk, opened for reading and writing.
+    pub fn received(
+        descriptors: Vec<OwnedFd>,
+        path: PathBuf,
+        created: bool,
+        sender: Sender,
+    ) -> Result<Self, StoreError> {
+        let not_taken = |why: String| StoreError::NotTaken { why };
+        let count = descriptors.len();
+        let three = <[OwnedFd; 3]>::try_from(descriptors);
+        let three = three.map_err(|_| not_taken(format!("3 descriptors were expected, {count} came")))?;
+        for (descriptor, what) in three.iter().zip(["data", "journal", "lock"]) {
+            check(descriptor, sender).map_err(|why| not_taken(format!("the {what} {why}")))?;
+        }
+        let [data, journal, lock] = three.map(File::from);
+        let len = journal.metadata().map(|m| m.len());
+        let len = len.map_err(|e| not_taken(format!("the journal cannot be looked at: {e}")))?;
+        if len > JOURNAL_MAX {
+            return Err(not_taken(format!(
+                "the journal has {len} bytes, {JOURNAL_MAX} at most are read"
+            )));
+        }
+        Ok(Self {
+            data,
+            journal,
+            lock,
+            directory: None,
+            path,
+            created,
+            journal_max: JOURNAL_MAX,
+        })
+    }
+}
+
+/// What is wrong with it, in words that follow its name.
+fn check(descriptor: &OwnedFd, sender: Sender) -> Result<(), String> {
+    let unknown = |e: nix::Error| format!("cannot be looked at: {e}");
+    let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL).map_err(unknown)?);
+    // First, because every other question to an O_PATH descriptor fails or is about something else.
+    if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != OFlag::O_RDWR {
+        return Err("is not opened for reading and writing".into());
+    }
+    if flags.intersects(OFlag::O_APPEND | OFlag::O_DIRECT) {
+        return Err("is opened with O_APPEND or O_DIRECT".into());
+    }
+    let file = File::from(
+        descriptor
+            .try_clone()
+            .map_err(|e| format!("cannot be looked at: {e}"))?,
+    );
+    if !file.metadata().is_ok_and(|m| m.is_file()) {
+        return Err("is not a plain file".into());
+    }
+    on_a_disk(&file, sender)
+}
+
+fn on_a_disk(file: impl AsFd, sender: Sender) -> Result<(), String> {
+    let system = fstatfs(file).map_err(|e| format!("cannot be looked at: {e}"))?;
+    let kind = system.filesystem_type();
+    let (is_own, is_root) = (sender.uid == geteuid().as_raw(), sender.uid == 0);
+    if kind == FUSE_SUPER_MAGIC && !is_own && !is_root {
+        return Err("is on a file system that a program of the user's answers for (FUSE)".into());
+    }
+    if is_memory(kind) && !is_own {
+        return Err("is in memory (tmpfs), which would be counted as the daemon's".into());
+    }
+    // What is no storage (/proc, /sys, control groups) has no blocks.
+    if system.blocks() == 0 && !is_memory(kind) {
+        return Err("is not on a disk".into());
+    }
+    Ok(())
+}
+
+fn is_memory(kind: FsType) -> bool {
+    // The type of the number differs between targets.
+    #[allow(clippy::unnecessary_cast, reason = "32-bit targets have another type")]
+    let number = kind.0 as u64;
+    kind == TMPFS_MAGIC || number == RAMFS_MAGIC
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::path::Path;
+
+    use nix::unistd::pipe;
+
+    use super::*;
+
+    fn own() -> Sender {
+        let uid = geteuid().as_raw();
+        Sender { uid }
+    }
+
+    fn open(path: &Path, options: &mut OpenOptions) -> OwnedFd {
+        options.open(path).unwrap().into()
+    }
+
+    fn plain(path: &Path) -> OwnedFd {
+        open(
+            path,
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false),
+        )
+    }
+
+    fn why(descriptors: Vec<OwnedFd>) -> String {
+        match OpenedFiles::received(descriptors, "x".into(), false, own()) {
+            Ok(_) => "taken".into(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn only_three_plain_files_opened_for_reading_and_writing_are_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let good = || vec![plain(&at("data")), plain(&at("journal")), plain(&at("lock"))];
+        assert_eq!(why(good()), "taken");
+        assert!(why(Vec::new()).contains("3 descriptors were expected, 0 came"));
+        assert!(why(good().into_iter().take(2).collect()).contains("2 came"));
+        assert!(why(good().into_iter().chain(good()).collect()).contains("6 came"));
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let flags = |flags: OFlag| flags.bits();
+        let strange = [
+            (
+                open(&at("data"), OpenOptions::new().read(true)),
+                "reading and writing",
+            ),
+            (
+                open(&at("data"), OpenOptions::new().write(true)),
+                "reading and writing",
+            ),
+            (
+                open(&at("data"), OpenOptions::new().read(true).append(true)),
+                "O_APPEND",
+            ),
+            (
+                open(
+                    &at("data"),
+                    OpenOptions::new().read(true).custom_flags(flags(OFlag::O_PATH)),
+                ),
+                "reading and writing",
+            ),
+            (plain(&at("fifo")), "not a plain file"),
+            (plain(Path::new("/dev/null")), "not a plain file"),
+            (plain(Path::new("/proc/self/oom_score_adj")), "not on a disk"),
+            (pipe().unwrap().1, "reading and writing"),
+            (
+                std::os::unix::net::UnixStream::pair().unwrap().0.into(),
+                "not a plain file",
+            ),
+        ];
+        for (descriptor, expected) in strange {
+            for place in 0..3 {
+                let mut all = good();
+                all[place] = descriptor.try_clone().unwrap();
+                let said = why(all);
+                assert!(said.contains(expected), "{said}, not: {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_strangers_file_in_memory_is_not_taken() {
+        let memory = || {
+            let flags = nix::sys::memfd::MFdFlags::MFD_CLOEXEC;
+            nix::sys::memfd::memfd_create("x", flags).unwrap()
+        };
+        let stranger = Sender { uid: own().uid + 1 };
+        let three = vec![memory(), memory(), memory()];
+        let error = OpenedFiles::received(three, "x".into(), false, stranger).unwrap_err();
+        assert!(error.to_string().contains("in memory"), "{error}");
+    }
+
+    #[test]
+    fn a_journal_that_would_fill_the_memory_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let [data, journal, lock] = ["data", "journal", "lock"].map(|name| plain(&folder.path().join(name)));
+        File::from(journal.try_clone().unwrap())
+            .set_len(JOURNAL_MAX + 1)
+            .unwrap();
+        assert!(why(vec![data, journal, lock]).contains("journal has"));
+    }
+}
