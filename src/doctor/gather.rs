@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use crate::api::Status;
 use crate::identity::DeviceKey;
 use crate::link::{DEFAULT_PORT, SOCKET_BUFFER};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
+use crate::types::LineId;
 use crate::uplink::resolve::{Names, Resolver};
 use crate::uplink::{self, Network, NotLan, Seed};
 
@@ -19,7 +21,7 @@ pub(super) async fn gather(options: &Options, tasks: &Tasks) -> Facts {
     let answer = household::daemon(&options.sockets).await;
     let seed = seed(answer.status.as_ref().map(|s| s.device.id.as_str()));
     let (network, error) = match uplink::enumerate(seed).await {
-        Ok(network) => (Arc::new(network), None),
+        Ok(network) => (Arc::new(options.config.uplinks.apply(network)), None),
         Err(error) => (Arc::default(), Some(error.to_string())),
     };
     let port = port(options, &answer.daemon);
@@ -45,7 +47,7 @@ pub(super) async fn gather(options: &Options, tasks: &Tasks) -> Facts {
         household,
         firewalls: system::firewalls(),
         lines: Lines {
-            own: own(&network, tasks),
+            own: own(&network, answer.status.as_ref(), tasks),
             lent,
         },
         probe,
@@ -111,8 +113,14 @@ fn lan(options: &Options, network: &Network, error: Option<String>) -> Lan {
     }
 }
 
-/// This device's uplinks, and which of them the relay would lend.
-fn own(network: &Arc<Network>, tasks: &Tasks) -> Vec<OwnWay> {
+/// This device's uplinks, and which of them the relay would lend. The daemon knows their lines better: it has asked the
+/// gateways, one of which may be a peer.
+fn own(network: &Arc<Network>, status: Option<&Status>, tasks: &Tasks) -> Vec<OwnWay> {
+    let lanes = status.map(|s| s.lanes.as_slice()).unwrap_or_default();
+    let told = |name: &str| {
+        let lane = lanes.iter().find(|l| !l.lent && l.uplink == name)?;
+        LineId::from_hex(&lane.line)
+    };
     let fixed = watch::channel(Arc::clone(network)).1;
     let relay = Relay::new(relay::Config::default(), fixed, tasks);
     let offered = relay.offered(network);
@@ -120,7 +128,7 @@ fn own(network: &Arc<Network>, tasks: &Tasks) -> Vec<OwnWay> {
         uplink: uplink.name.clone(),
         metered: uplink.metered,
         lent: offered.iter().any(|o| o.index == uplink.index),
-        line: uplink.line,
+        line: told(&uplink.name).unwrap_or(uplink.line),
     });
     own.collect()
 }

@@ -18,7 +18,7 @@ use crate::discovery::{Discovery, DiscoveryConfig, Event};
 use crate::identity::DeviceKey;
 use crate::link::{DEFAULT_PORT, DialError, Incoming, Link, LinkConfig, LinkEvent, Links};
 use crate::task::Tasks;
-use crate::types::UplinkKind;
+use crate::types::{LineId, UplinkKind};
 use crate::uplink::{Interface, Network};
 
 use super::Options;
@@ -69,10 +69,7 @@ pub(super) async fn daemon(sockets: &[impl AsRef<Path>]) -> Answer {
                 };
             }
             Ok(Err(ClientError::NoDaemon)) => continue,
-            Ok(Err(ClientError::NotAllowed { .. })) => Daemon::NotAllowed {
-                socket: socket.into(),
-                group: system::group_of(socket),
-            },
+            Ok(Err(ClientError::NotAllowed { socket, group })) => Daemon::NotAllowed { socket, group },
             Ok(Ok(_)) => broken("it answers something else"),
             Ok(Err(error)) => broken(&error.to_string()),
             Err(_) => broken("it does not answer"),
@@ -250,7 +247,7 @@ fn lent(status: Option<&Status>, guest: Option<&Guest>) -> Vec<LentWay> {
     let told = told.filter(|lane| lane.lent).map(|lane| LentWay {
         owner: lane.owner.clone(),
         uplink: lane.uplink.clone(),
-        line: None,
+        line: LineId::from_hex(&lane.line),
     });
     let met = guest.map(Guest::links).unwrap_or_default();
     let met = met.iter().flat_map(|link| {

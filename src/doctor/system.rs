@@ -137,13 +137,6 @@ pub(super) fn user_name(uid: u32) -> String {
     user.map_or_else(|| format!("number {uid}"), |u| u.name)
 }
 
-/// The group that a socket belongs to.
-pub(super) fn group_of(path: &Path) -> Option<String> {
-    let gid = fs::metadata(path).ok()?.gid();
-    let group = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid));
-    group.ok().flatten().map(|g| g.name)
-}
-
 /// When this program came here.
 pub(super) fn installed() -> Option<SystemTime> {
     fs::metadata(std::env::current_exe().ok()?).ok()?.modified().ok()

@@ -74,7 +74,8 @@ impl Book {
         if self.entries.contains(&entry) {
             return;
         }
-        self.entries.retain(|e| e.peer != peer);
+        // Another peer at the same address took its place there: a guest's passing identity must not push a device out.
+        self.entries.retain(|e| e.peer != peer && e.address != address);
         if self.entries.len() == MAX_ENTRIES {
             self.entries.pop_front();
         }

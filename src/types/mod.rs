@@ -60,6 +60,13 @@ impl LineId {
         hasher.update(name.as_bytes()).finalize_xof().fill(&mut id);
         Self(id)
     }
+
+    /// A line's id from its 16 hexadecimal digits; `None` where it is anything else.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let exact = digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = u64::from_str_radix(digits, 16).ok().filter(|_| exact)?;
+        Some(Self(number.to_be_bytes()))
+    }
 }
 
 /// What kind of interface an uplink is.
