@@ -45,8 +45,8 @@ const TERMINATED: i32 = 143;
 /// Connections, timers and crypto of one peer; more threads would only cost memory.
 const WORKER_THREADS: usize = 2;
 /// Each holds a stack while it is needed; writing files and resolving names is all they do. One user's disk that hangs
-/// holds five for each of its eight downloads: the others' must go on.
-const BLOCKING_THREADS: usize = 64;
+/// holds five for each of its eight downloads: the others' must go on. All threads together stay below the unit's TasksMax.
+const BLOCKING_THREADS: usize = 48;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
