@@ -1,4 +1,5 @@
-//! The only place that spawns, and what keeps tasks from flooding the log. Each task has a name (its tracing span), is counted, and hears one token that ends it.
+//! The only place that spawns, and what keeps tasks from flooding the log. Each task has a name (its tracing span), is
+//! counted, and hears one token that ends it.
 //!
 //! Invariant: when [`Tasks::stop`] returns, every task of this scope has ended or was told to and the grace is over.
 
@@ -13,6 +14,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+
+/// A thread outside every scope, for what must go on where the runtime does not. It ends with the process.
+///
+/// # Errors
+/// Where the system gives no thread.
+pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map(drop)
+}
 
 /// A scope of tasks. Clones share it; [`Tasks::child`] makes one inside it that can be ended alone.
 #[derive(Clone, Debug, Default)]

@@ -145,11 +145,6 @@ fn a_loop_that_hangs_is_not_said_to_be_well_and_a_second_signal_ends_even_that_a
         last.duration_since(began) > Duration::from_millis(500),
         "it was well before"
     );
-    assert!(
-        daemon.stderr().contains("the node's loop hangs"),
-        "{}",
-        daemon.stderr()
-    );
     // An orderly stop waits a second for the loop; who is asked twice does not.
     daemon.signal(Signal::SIGTERM);
     wait_for("the stop", SOON, || daemon.stderr().contains("stopping: links"));
@@ -179,6 +174,7 @@ fn a_stop_in_mid_download_tells_peers_and_leaves_a_transfer_that_goes_on_later()
     let silent_daemon = silent.spawn_daemon(&[]);
     let mut daemon = borrower.spawn_daemon(&[]);
     borrower.wait_status("both", SOON, |status| peers(status) == 2 && lanes(status) == 3);
+    let id = borrower.status().unwrap()["device"]["id"].clone();
     let mut get = borrower.spawn_get(&origin.url("32MiB"), &arguments);
     wait_for("a good part", SOON, || {
         borrower.wire(0).carried().down > 4_000_000
@@ -190,11 +186,7 @@ fn a_stop_in_mid_download_tells_peers_and_leaves_a_transfer_that_goes_on_later()
     let stopped = daemon.wait(STOPS_WITHIN).ok();
     let took = began.elapsed();
     let noticed = lender.wait_status("that the borrower left", Duration::from_secs(2), |s| {
-        s["peers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .all(|p| p["name"] != "borrower")
+        s["peers"].as_array().unwrap().iter().all(|p| p["id"] != id)
     });
     figure(format_args!(
         "daemon: stopped {:.2} s after SIGTERM in mid-download, beside a peer that hangs; the other saw it leave {:.2} s later",

@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use nix::sys::signal::{SigSet, Signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -34,7 +35,7 @@ use crate::identity::StateDir;
 use crate::link::DEFAULT_PORT;
 use crate::node::{Live, NodeConfig};
 use crate::relay;
-use crate::task::Tasks;
+use crate::task;
 
 use args::{Cli, Command, Common};
 
@@ -54,12 +55,16 @@ pub fn main() -> ExitCode {
     log::to_stderr(&cli);
     // The others must work beside a file that is wrong: to see how the daemon is that goes on with the old one.
     let config = match &cli.command {
-        Command::Get(_) | Command::Run => Config::load(cli.common.config.as_deref()),
+        Command::Get(_) | Command::Run | Command::Doctor(_) => Config::load(cli.common.config.as_deref()),
         _ => Ok(Default::default()),
     };
     let config = match config {
         Ok((config, _)) => config,
         Err(error) => return check_config::refuse(&error),
+    };
+    let stop = match on_signal() {
+        Ok(stop) => stop,
+        Err(error) => return fail(&error),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -70,18 +75,13 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let code = runtime.block_on(run(cli, config));
+    let code = runtime.block_on(run(cli, config, stop));
     // Blocking name resolution may still be waiting for a dead server; nothing depends on it any more.
     runtime.shutdown_background();
     code
 }
 
-async fn run(cli: Cli, config: Config) -> ExitCode {
-    let tasks = Tasks::new();
-    let stop = match on_signal(&tasks) {
-        Ok(stop) => stop,
-        Err(error) => return fail(&error),
-    };
+async fn run(cli: Cli, config: Config, stop: CancellationToken) -> ExitCode {
     match cli.command {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
@@ -98,24 +98,27 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 }
 
 /// A token that the first SIGINT or SIGTERM cancels; the second one ends the process, with the code that shells know it by.
-fn on_signal(tasks: &Tasks) -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+///
+/// To be called before there is any other thread, which would take the signals. They have a thread of their own: a runtime
+/// whose workers hang on a disk could not end anything.
+fn on_signal() -> std::io::Result<CancellationToken> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGTERM);
+    signals.thread_block()?;
     let stop = CancellationToken::new();
     let token = stop.clone();
-    tasks.spawn("signals", async move {
-        loop {
-            let code = tokio::select! {
-                _ = interrupt.recv() => i32::from(crate::api::convert::STOPPED),
-                _ = terminate.recv() => TERMINATED,
-            };
+    task::thread("signals", move || {
+        while let Ok(signal) = signals.wait() {
             if token.is_cancelled() {
-                std::process::exit(code);
+                std::process::exit(match signal {
+                    Signal::SIGTERM => TERMINATED,
+                    _ => i32::from(crate::api::convert::STOPPED),
+                });
             }
             token.cancel();
         }
-    });
+    })?;
     Ok(stop)
 }
 

@@ -87,7 +87,7 @@ impl Run {
         let mut named = Vec::new();
         name_peers(&mut dialer, &mut named, peers, now + KNOWN_AFTER);
         let mut dials = FuturesUnordered::<Dial>::new();
-        let mut save = tokio::time::interval(SAVE_EVERY);
+        let mut save = tokio::time::interval_at((now + SAVE_EVERY).into(), SAVE_EVERY);
         let mut lending = Lending::new();
         let rates = self.rates.clone();
         let mut tell_rates = now;
