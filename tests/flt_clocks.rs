@@ -1,8 +1,6 @@
 //! Clocks that jump, devices that sleep, and a LAN whose multicast is blocked or belongs to another daemon as well. The
 //! tests bear the numbers of the fault table, and each prints its figure.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail them")]
-
 mod lab;
 
 use std::fs;

@@ -272,7 +272,8 @@ fn flt_16_a_version_of_ip_that_breaks_in_mid_download_is_replaced_by_the_other_o
         "FLT-16: a lender's IPv6 breaks in mid-download: at work again, by IPv4, after {:.2} s",
         again.as_secs_f64()
     ));
-    assert!(again <= BACK, "{again:?}");
+    // 2 s of silence, and the rest that a lane has after it.
+    assert!(again <= 2 * BACK, "{again:?}");
 }
 
 #[test]

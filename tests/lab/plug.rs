@@ -207,15 +207,15 @@ impl Peer {
     #[track_caller]
     pub fn rename_wan(&self, number: usize, name: &str) {
         let plug = &self.plugs[number];
-        let old = plug.near();
+        let old = self.wan_name(number);
         let new = Near {
             name: name.to_owned(),
-            ..old
+            ..plug.near()
         };
         let families = plug.wire.versions();
         let change = || {
-            net::set_up(&old.name, false)?;
-            net::rename(&old.name, &new.name)?;
+            net::set_up(&old, false)?;
+            net::rename(&old, &new.name)?;
             net::set_up(&new.name, true)?;
             if families.has(Family::V6) {
                 net::add_address(&new.name, new.v6, 128)?;
