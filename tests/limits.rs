@@ -1,7 +1,5 @@
 //! An owner's limits hold on the wire, for lent bytes as for own ones.
 
-#![expect(clippy::expect_used, reason = "helpers of tests fail by panicking")]
-
 mod lab;
 
 use std::thread;
@@ -18,7 +16,7 @@ const PROMISED: f64 = 5.2;
 const WINDOW: Duration = Duration::from_secs(2);
 /// A limit is to be used, too.
 const AT_LEAST: f64 = 4.5;
-const EVERY: Duration = Duration::from_millis(100);
+const EVERY: Duration = Duration::from_millis(10);
 const FILE: &str = "16MiB";
 /// Until 16 MiB have come over 5 Mbit/s, and more.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -160,10 +158,10 @@ fn watch(mut get: Process, wire: &Wire) -> Vec<(Duration, u64)> {
 fn judge(what: &str, samples: &[(Duration, u64)]) {
     let mut worst: f64 = 0.0;
     for (place, (from, before)) in samples.iter().enumerate() {
-        let inside = samples[place..]
-            .iter()
-            .take_while(|(at, _)| *at - *from <= WINDOW);
-        let (_, after) = inside.last().expect("itself");
+        // To the first look after its end: what it says too much is a hundredth of it at most, and never too little.
+        let Some((_, after)) = samples[place..].iter().find(|(at, _)| *at - *from >= WINDOW) else {
+            break;
+        };
         worst = worst.max((after - before) as f64 * 8.0 / 1e6 / WINDOW.as_secs_f64());
     }
     let moved: Vec<_> = samples.windows(2).filter(|pair| pair[1].1 > pair[0].1).collect();
