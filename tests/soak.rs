@@ -4,10 +4,7 @@
 //! `TRIBUTARY_SOAK_MINUTES` says for how long (default 2), `TRIBUTARY_SOAK_SEED` repeats a run's choices (what happens
 //! while a choice is carried out is the machine's).
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "the helpers of these tests fail them"
-)]
+#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail them")]
 
 mod lab;
 

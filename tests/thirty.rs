@@ -1,7 +1,5 @@
 //! Thirty devices in one household: how soon they know each other, and what they say to each other when nothing happens.
 
-#![expect(clippy::unwrap_used, reason = "the helpers of these tests fail them")]
-
 mod lab;
 
 use std::thread;

@@ -14,8 +14,11 @@ use crate::discovery::{Candidate, Event};
 pub(super) const MAX_CANDIDATES: usize = 256;
 /// Runs of one device that died without a goodbye, say; a newer one takes the place of the one longest unheard.
 pub(super) const MAX_PER_ADDRESS: usize = 4;
-/// New names taken in a second, and at once.
+/// New names at new addresses taken in a second, and at once.
 pub(super) const NEW_PER_SECOND: f64 = 50.0;
+/// New names at addresses that others have, too. They are counted apart: a LAN has few addresses, so a flood of names soon
+/// has used up those it can claim, and a newcomer at an address of its own does not compete with it.
+const SHARED_PER_SECOND: f64 = 10.0;
 /// Names of lost candidates waiting to be told; more are dropped, as `Lost` is only a hint.
 const MAX_UNTOLD: usize = 2 * MAX_CANDIDATES;
 
@@ -33,8 +36,8 @@ pub(super) struct Table {
     entries: HashMap<String, Entry>,
     untold: BTreeSet<String>,
     clock: u64,
-    tokens: f64,
-    refilled: Instant,
+    new: Bucket,
+    shared: Bucket,
 }
 
 impl Table {
@@ -43,8 +46,8 @@ impl Table {
             entries: HashMap::new(),
             untold: BTreeSet::new(),
             clock: 0,
-            tokens: NEW_PER_SECOND,
-            refilled: now,
+            new: Bucket::new(NEW_PER_SECOND, now),
+            shared: Bucket::new(SHARED_PER_SECOND, now),
         }
     }
 
@@ -57,7 +60,7 @@ impl Table {
             if entry.candidate == candidate {
                 return true;
             }
-        } else if !self.take_token(now) {
+        } else if !self.take_token(&candidate, now) {
             return false;
         }
         let name = candidate.instance.clone();
@@ -126,10 +129,23 @@ impl Table {
                 .is_some_and(|name| self.evict(&name))
             {}
         }
-        while self
-            .oldest(|_| true, MAX_CANDIDATES)
-            .is_some_and(|name| self.evict(&name))
-        {}
+        // Those who share their address first: a single peer must not be crowded out by many names at a few addresses.
+        while self.entries.len() >= MAX_CANDIDATES {
+            let crowded = self.oldest(|c| self.is_shared(c), 1);
+            let Some(name) = crowded.or_else(|| self.oldest(|_| true, 1)) else {
+                return;
+            };
+            self.evict(&name);
+        }
+    }
+
+    /// Whether somebody else is at each of its addresses.
+    fn is_shared(&self, candidate: &Candidate) -> bool {
+        let taken = |ip: IpAddr| {
+            let other = |e: &Entry| e.candidate.instance != candidate.instance && ip_of(ip)(&e.candidate);
+            self.entries.values().any(other)
+        };
+        candidate.addresses.iter().all(|a| taken(a.ip()))
     }
 
     /// The longest unheard of those that match, if they are `limit` or more.
@@ -149,10 +165,37 @@ impl Table {
         known
     }
 
-    fn take_token(&mut self, now: Instant) -> bool {
+    fn take_token(&mut self, candidate: &Candidate, now: Instant) -> bool {
+        let loopback = candidate.addresses.iter().any(|a| a.ip().is_loopback());
+        if !loopback && self.is_shared(candidate) {
+            self.shared.take(now)
+        } else {
+            self.new.take(now)
+        }
+    }
+}
+
+/// What may come in a second, and at once.
+#[derive(Debug)]
+struct Bucket {
+    rate: f64,
+    tokens: f64,
+    refilled: Instant,
+}
+
+impl Bucket {
+    const fn new(rate: f64, now: Instant) -> Self {
+        Self {
+            rate,
+            tokens: rate,
+            refilled: now,
+        }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
-        self.tokens = (self.tokens + passed * NEW_PER_SECOND).min(NEW_PER_SECOND);
+        self.tokens = passed.mul_add(self.rate, self.tokens).min(self.rate);
         let granted = self.tokens >= 1.0;
         if granted {
             self.tokens -= 1.0;
@@ -269,6 +312,29 @@ mod tests {
         }
         assert_eq!(table.entries.len(), MAX_CANDIDATES);
         assert!(table.entries.contains_key("friend"), "heard of again and again");
+    }
+
+    #[test]
+    fn flt_27_a_newcomer_comes_in_and_stays_in_a_flood_of_names_at_few_addresses() {
+        let start = Instant::now();
+        let mut table = Table::new(start);
+        let flood = |table: &mut Table, from: u64, to: u64| {
+            for n in from..to {
+                let address = format!("10.0.0.{}:7", 1 + n % 150);
+                let name = format!("{:08x}", n % 1000);
+                table.seen(
+                    candidate(&name, &[&address]),
+                    start + Duration::from_millis(2 * n),
+                );
+            }
+        };
+        flood(&mut table, 0, 4000);
+        assert!(table.seen(
+            candidate("newcomer", &["10.0.0.200:7"]),
+            start + Duration::from_secs(8)
+        ));
+        flood(&mut table, 4000, 20_000);
+        assert!(table.entries.contains_key("newcomer") && table.entries.len() <= MAX_CANDIDATES);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! Pure: time is an argument. Invariants: no more than [`MAX_TARGETS`] are remembered; at most [`PER_SECOND`] dials a
 //! second after a burst; a target that does not answer is asked ever more seldom, but always again.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// 256 candidates of discovery, and those that were met or named.
@@ -13,6 +14,11 @@ const MAX_TARGETS: usize = 384;
 const PER_SECOND: f64 = 4.0;
 /// A household that starts all at once is dialled at once.
 const BURST: f64 = 32.0;
+/// Where mDNS's word led to nobody, another name at the same address is not believed for so long. A LAN has few addresses:
+/// a flood of names has soon used up those it can claim (FLT-27).
+const EMPTY_FOR: Duration = Duration::from_secs(60);
+/// Addresses so remembered; a /24 has no more.
+const MAX_EMPTY: usize = 256;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Who was linked and is missed is asked so often, because nobody tells when a LAN that fell apart is whole again: both
@@ -47,12 +53,18 @@ struct State {
     failures: u32,
     /// When the link to it broke, if there was one.
     missed: Option<Instant>,
+    /// Counts up with each that becomes known.
+    number: u64,
+    tried: bool,
 }
 
 /// The plan. Ask [`Dialer::due`] until it gives nothing, then sleep until [`Dialer::timeout`].
 #[derive(Debug)]
 pub(super) struct Dialer {
     targets: BTreeMap<Target, State>,
+    /// Where nobody answered, and when that was.
+    empty: BTreeMap<IpAddr, Instant>,
+    count: u64,
     budget: f64,
     filled: Instant,
 }
@@ -61,6 +73,8 @@ impl Dialer {
     pub(super) const fn new(now: Instant) -> Self {
         Self {
             targets: BTreeMap::new(),
+            empty: BTreeMap::new(),
+            count: 0,
             budget: BURST,
             filled: now,
         }
@@ -69,6 +83,10 @@ impl Dialer {
     /// A target became known, or is at other addresses now: it is dialled at once.
     pub(super) fn add(&mut self, target: Target, addresses: Vec<SocketAddr>, now: Instant) {
         let full = self.targets.len() >= MAX_TARGETS;
+        self.count += 1;
+        let number = self.count;
+        // Another name where nobody answered a moment ago waits for its turn.
+        let until = self.empty_until(&target, &addresses, now);
         match self.targets.get_mut(&target) {
             Some(state) if state.addresses == addresses => {}
             Some(state) => {
@@ -80,11 +98,13 @@ impl Dialer {
             None => {
                 let state = State {
                     addresses,
-                    next: now,
+                    next: until.unwrap_or(now),
                     pause: FIRST_PAUSE,
                     busy: false,
                     failures: 0,
                     missed: None,
+                    number,
+                    tried: until.is_some(),
                 };
                 self.targets.insert(target, state);
             }
@@ -117,15 +137,21 @@ impl Dialer {
         if self.budget < 1.0 {
             return None;
         }
-        let (target, state) = self.targets.iter_mut().find(|(_, s)| !s.busy && s.next <= now)?;
+        // Whom nobody has tried yet first, the newest first of all: who waits behind a flood waits for ever.
+        let due = self.targets.iter_mut().filter(|(_, s)| !s.busy && s.next <= now);
+        let (target, state) =
+            due.min_by_key(|(_, s)| (s.tried, Reverse(if s.tried { 0 } else { s.number }), s.next))?;
         self.budget -= 1.0;
-        state.busy = true;
+        (state.busy, state.tried) = (true, true);
         Some((target.clone(), state.addresses.clone()))
     }
 
     /// A dial ended: the target is asked again after a growing pause. One that is linked (`answered`) answers the next
     /// question itself, with "duplicate" and without a packet. Who was met and is gone for good is forgotten.
     pub(super) fn ended(&mut self, target: &Target, answered: bool, now: Instant) {
+        if !answered && matches!(target, Target::Found(_)) {
+            self.nobody_at(target, now);
+        }
         if let Some(state) = self.targets.get_mut(target) {
             state.busy = false;
             if answered {
@@ -146,6 +172,46 @@ impl Dialer {
             state.next = state.next.max(now + state.pause);
             let longest = if missed { MISSED_PAUSE } else { LONGEST_PAUSE };
             state.pause = (state.pause * 2).min(longest);
+        }
+    }
+
+    /// Until when a candidate of mDNS need not be dialled, because nobody was at any of its addresses a moment ago.
+    fn empty_until(&self, target: &Target, addresses: &[SocketAddr], now: Instant) -> Option<Instant> {
+        if !matches!(target, Target::Found(_)) {
+            return None;
+        }
+        let until = |a: &SocketAddr| {
+            self.empty
+                .get(&a.ip())
+                .map(|at| *at + EMPTY_FOR)
+                .filter(|at| *at > now)
+        };
+        addresses.iter().map(until).min().flatten()
+    }
+
+    /// Nobody answered there. Where a peer was met, or the owner says that one is, the next word of one is believed.
+    fn nobody_at(&mut self, target: &Target, now: Instant) {
+        let Some(state) = self.targets.get(target) else {
+            return;
+        };
+        let believed = |ip: IpAddr| {
+            let there = |(t, s): (&Target, &State)| {
+                !matches!(t, Target::Found(_)) && s.addresses.iter().any(|a| a.ip() == ip)
+            };
+            self.targets.iter().any(there)
+        };
+        let empty: Vec<IpAddr> = state
+            .addresses
+            .iter()
+            .map(SocketAddr::ip)
+            .filter(|ip| !believed(*ip))
+            .collect();
+        self.empty
+            .retain(|_, at| now.saturating_duration_since(*at) < EMPTY_FOR);
+        for ip in empty {
+            if self.empty.len() < MAX_EMPTY || self.empty.contains_key(&ip) {
+                self.empty.insert(ip, now);
+            }
         }
     }
 
@@ -247,6 +313,32 @@ mod tests {
             dials <= (BURST + 10.0 * PER_SECOND) as usize,
             "{dials} dials in 10 s"
         );
+    }
+
+    #[test]
+    fn flt_27_a_newcomer_is_dialled_before_a_flood_of_names_at_addresses_where_nobody_is() {
+        let start = Instant::now();
+        let mut dialer = Dialer::new(start);
+        let mut now = start;
+        for n in 0..300 {
+            let name = Target::Found(format!("{n:08x}"));
+            dialer.add(name, vec![address((n % 150) as u8)], now);
+        }
+        for _ in 0..40 {
+            now += Duration::from_millis(250);
+            while let Some((target, _)) = dialer.due(now) {
+                dialer.ended(&target, false, now);
+            }
+        }
+        let newcomer = Target::Found("zzz".into());
+        dialer.add(newcomer.clone(), vec![address(200)], now);
+        // Names without end, but nowhere new.
+        for n in 0..20 {
+            let target = Target::Found(format!("again{n}"));
+            dialer.add(target, vec![address(140 + n % 5)], now);
+        }
+        now += Duration::from_millis(250);
+        assert_eq!(dialer.due(now).map(|(target, _)| target), Some(newcomer));
     }
 
     #[test]
