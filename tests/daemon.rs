@@ -10,8 +10,7 @@ mod lab;
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -86,17 +85,14 @@ fn the_service_manager_is_told_of_start_health_reload_and_stop_in_order() {
 }
 
 #[test]
-fn a_manager_at_an_abstract_address_is_told_too_and_the_watchdog_is_another_processs_business() {
+fn a_watchdog_that_is_another_processs_business_is_left_alone() {
     let Some(lab) = Lab::new() else { return };
     let lab = lab.peer("alone", uplink(20.0, 10.0));
     let alone = lab.at("alone");
-    let name = format!("tributary-test-{}", std::process::id());
-    let abstract_name = SocketAddr::from_abstract_name(&name).unwrap();
-    // Abstract names belong to a network.
-    let manager = Manager(alone.inside(|| UnixDatagram::bind_addr(&abstract_name)));
+    let manager = Manager::at(&alone.directory().join("notify"));
     let mut command = alone.tributary(&["run"]);
     command
-        .env("NOTIFY_SOCKET", format!("@{name}"))
+        .env("NOTIFY_SOCKET", alone.directory().join("notify"))
         .env("WATCHDOG_USEC", "200000")
         .env("WATCHDOG_PID", "1");
     let mut daemon = alone.start("daemon", command);

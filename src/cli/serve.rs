@@ -100,7 +100,7 @@ impl Daemon {
         self.told = self.status();
         self.service.ready(&self.told);
         if let Some(patience) = self.service.watchdog() {
-            let (node, service) = (Arc::clone(&self.node), self.service.clone());
+            let (node, service) = (Arc::clone(&self.node), self.service);
             tasks.spawn("watchdog", watchdog(node, service, patience));
         }
     }
