@@ -31,6 +31,10 @@ fn thirty_peers_started_at_once_all_see_each_other_within_five_seconds() {
         heard.udp,
         heard.udp_bytes as f64 / 1e3
     ));
+    for daemon in &daemons {
+        let log = daemon.stderr();
+        assert!(!log.contains(" WARN "), "thirty are no flood: {log}");
+    }
     assert!(took <= ALL_WITHIN, "{took:?}");
 }
 

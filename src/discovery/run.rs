@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mdns_sd::ServiceEvent;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Jumps, Reading};
@@ -17,6 +17,13 @@ use crate::uplink::Network;
 
 /// How often the library's cache is measured: a flood was seen to grow it by 10 MB a second.
 const CHECK: Duration = Duration::from_secs(2);
+/// And while there was one lately: listening ends before the cache costs much.
+const CHECK_WARY: Duration = Duration::from_millis(500);
+/// How long after a flood it is taken to go on.
+const WARY: Duration = Duration::from_secs(60);
+/// In a flood nothing is heard for so long: listening all the time took a quarter of a core, a fifth of it takes little, and
+/// links do not need mDNS. No longer than [`CHECK`], for which a newcomer listens at its start: both are then there.
+const REST: Duration = Duration::from_secs(2);
 /// Least time between two lives of the library's thread: an interface that flaps costs two packets each this long.
 const RESTART_GAP: Duration = Duration::from_millis(500);
 /// When to try again to end a thread that a flood keeps busy.
@@ -54,6 +61,8 @@ pub(super) struct Run {
     restart_at: Option<Instant>,
     ask_at: Option<Instant>,
     announce_at: Instant,
+    check_at: Instant,
+    wary_until: Option<Instant>,
     /// When to forget whom nobody has seen since that count of the table's.
     forget_at: Option<(Instant, u64)>,
     /// Whether anybody ever answered, or it was said that nobody does.
@@ -85,6 +94,8 @@ impl Run {
             restart_at: None,
             ask_at: None,
             announce_at: now + ANNOUNCE,
+            check_at: now + CHECK,
+            wary_until: None,
             forget_at: None,
             settled: false,
             jumps: Jumps::default(),
@@ -93,8 +104,6 @@ impl Run {
 
     /// Runs until `end` or until nobody reads events any more; then says goodbye.
     pub(super) async fn until(mut self, end: CancellationToken) {
-        let mut check = tokio::time::interval_at(Instant::now() + CHECK, CHECK);
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let events = self.events.clone();
         loop {
             tokio::select! {
@@ -113,7 +122,7 @@ impl Run {
                 () = at(self.ask_at) => self.ask_again(),
                 () = tokio::time::sleep_until(self.announce_at), if self.restart_at.is_none() => self.announce_again(),
                 () = at(self.forget_at.map(|(time, _)| time)) => self.forget_unseen(),
-                _ = check.tick(), if self.restart_at.is_none() => self.check().await,
+                () = tokio::time::sleep_until(self.check_at), if self.restart_at.is_none() => self.check().await,
             }
         }
         if let Some(session) = &self.session
@@ -196,6 +205,7 @@ impl Run {
     }
 
     async fn check(&mut self) {
+        self.check_soon();
         self.say_if_alone();
         // The library takes a calendar that was set for a sleep, and forgets records that are good.
         if self.jumps.look(Reading::now()).is_some() {
@@ -204,13 +214,34 @@ impl Run {
         if let Some(session) = &self.session
             && !session.is_sound().await
         {
-            if let Some(more) = FLOODS.pass() {
-                tracing::warn!(
-                    more,
-                    "the mDNS cache grew beyond what peers explain, or hangs: starting anew"
-                );
+            self.rest().await;
+        }
+    }
+
+    fn check_soon(&mut self) {
+        let now = Instant::now();
+        let wary = self.wary_until.is_some_and(|until| now < until);
+        self.check_at = now + if wary { CHECK_WARY } else { CHECK };
+    }
+
+    /// A flood: ends the session, with all that the library remembers, and begins another after a while.
+    async fn rest(&mut self) {
+        let now = Instant::now();
+        self.wary_until = Some(now + WARY);
+        if let Some(more) = FLOODS.pass() {
+            tracing::warn!(
+                more,
+                "mDNS here has more records than peers explain, or its thread hangs: listening only a fifth of the time \
+                 until that ends. Peers that are linked stay so; new ones may take some seconds longer"
+            );
+        }
+        if let Some(session) = self.session.take() {
+            if session.close().await {
+                self.restart_at = Some(Instant::now() + REST);
+            } else {
+                self.session = Some(session);
+                self.restart_at = Some(Instant::now() + CLOSE_AGAIN);
             }
-            self.restart_soon();
         }
     }
 
@@ -236,6 +267,7 @@ impl Run {
         self.restart_at = None;
         let now = Instant::now();
         self.forget_at = Some((now + SETTLED, self.table.count()));
+        self.check_soon();
         match open(&self.announcement, &self.faces) {
             Ok(session) => {
                 self.begun = session.is_some().then_some(now);
