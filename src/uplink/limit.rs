@@ -33,7 +33,7 @@ const MAX_BURST: Duration = Duration::from_millis(80);
 const QUANTUM: u64 = 16 << 10;
 /// Of a limit on the wire, the part that goes to content: the headers of full packets take 3.5 % (5 % with IPv6), and the
 /// rest is room for what cannot be controlled: handshakes, packets sent twice, and what [`AHEAD`] allows.
-const CONTENT: f64 = 0.95;
+const CONTENT: f64 = 0.92;
 /// All streams of a limited uplink together may be sent this time's worth of bytes ahead of what is let through. It is
 /// also the longest round trip at which a limit is used up; where a longer one was measured, that decides.
 const AHEAD: Duration = Duration::from_millis(120);
