@@ -164,6 +164,8 @@ fn a_program_chooses_its_uplink_by_interface() {
     if !installed("curl") {
         return;
     }
+    /// IPv6 asks around by itself.
+    const A_PACKET_OR_TWO: u64 = 500;
     for (interface, used) in [(None, 0), (Some("wan1"), 1), (Some("wan0"), 0)] {
         let before = [0, 1].map(|wire| peer.wire(wire).carried().down);
         let mut curl = peer.command("curl");
@@ -172,7 +174,7 @@ fn a_program_chooses_its_uplink_by_interface() {
         peer.run("curl", curl).ok();
         let carried = [0, 1].map(|wire| peer.wire(wire).carried().down - before[wire]);
         assert!(
-            carried[used] > 200_000 && carried[1 - used] == 0,
+            carried[used] > 200_000 && carried[1 - used] < A_PACKET_OR_TWO,
             "{interface:?}: {carried:?}"
         );
     }

@@ -19,10 +19,12 @@ use std::fmt;
 use std::io::IsTerminal;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::args::{Cli, Command};
 
@@ -35,16 +37,26 @@ pub(super) fn to_stderr(cli: &Cli) {
         (1, _) => "tributary=info,warn",
         _ => "tributary=trace,debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let asked = std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    // Levels by target and nothing else: what could also match fields by patterns is half a megabyte of code.
+    let filter = asked.as_deref().map(str::parse::<Targets>);
+    let wrong = filter.as_ref().is_some_and(Result::is_err);
+    let filter = filter.and_then(Result::ok);
+    let filter = filter.unwrap_or_else(|| usual.parse().unwrap_or_default());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry();
     if is_journal() {
-        builder.with_ansi(false).event_format(ForJournal::new()).init();
+        let lines = lines.with_ansi(false).event_format(ForJournal::new());
+        registry.with(lines.with_filter(filter)).init();
     } else {
         let colour =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        builder.with_ansi(colour).init();
+        registry.with(lines.with_ansi(colour).with_filter(filter)).init();
+    }
+    if wrong {
+        tracing::warn!(
+            "RUST_LOG is no list of targets and levels, such as `warn,tributary=debug`: it is left out"
+        );
     }
 }
 

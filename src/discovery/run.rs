@@ -20,10 +20,13 @@ const CHECK: Duration = Duration::from_secs(2);
 /// And while there was one lately: listening ends before the cache costs much.
 const CHECK_WARY: Duration = Duration::from_millis(500);
 /// How long after a flood it is taken to go on.
-const WARY: Duration = Duration::from_secs(60);
+const WARY: Duration = Duration::from_secs(30);
 /// In a flood nothing is heard for so long: listening all the time took a quarter of a core, a fifth of it takes little, and
-/// links do not need mDNS. No longer than [`CHECK`], for which a newcomer listens at its start: both are then there.
+/// links do not need mDNS.
 const REST: Duration = Duration::from_secs(2);
+/// A newcomer does not rest for so long after its start, but begins anew at once: whoever rests listens and asks several
+/// times meanwhile, and they meet.
+const NEWCOMER: Duration = Duration::from_secs(10);
 /// Least time between two lives of the library's thread: an interface that flaps costs two packets each this long.
 const RESTART_GAP: Duration = Duration::from_millis(500);
 /// When to try again to end a thread that a flood keeps busy.
@@ -62,6 +65,7 @@ pub(super) struct Run {
     ask_at: Option<Instant>,
     announce_at: Instant,
     check_at: Instant,
+    started: Instant,
     wary_until: Option<Instant>,
     /// When to forget whom nobody has seen since that count of the table's.
     forget_at: Option<(Instant, u64)>,
@@ -95,6 +99,7 @@ impl Run {
             ask_at: None,
             announce_at: now + ANNOUNCE,
             check_at: now + CHECK,
+            started: now,
             wary_until: None,
             forget_at: None,
             settled: false,
@@ -221,6 +226,9 @@ impl Run {
     fn check_soon(&mut self) {
         let now = Instant::now();
         let wary = self.wary_until.is_some_and(|until| now < until);
+        if !wary && self.wary_until.take().is_some() {
+            daemon::give_memory_back();
+        }
         self.check_at = now + if wary { CHECK_WARY } else { CHECK };
     }
 
@@ -237,7 +245,8 @@ impl Run {
         }
         if let Some(session) = self.session.take() {
             if session.close().await {
-                self.restart_at = Some(Instant::now() + REST);
+                let newcomer = now.saturating_duration_since(self.started) < NEWCOMER;
+                self.restart_at = Some(if newcomer { now } else { now + REST });
             } else {
                 self.session = Some(session);
                 self.restart_at = Some(Instant::now() + CLOSE_AGAIN);

@@ -14,8 +14,10 @@ use crate::discovery::{Candidate, Event};
 pub(super) const MAX_CANDIDATES: usize = 256;
 /// Runs of one device that died without a goodbye, say; a newer one takes the place of the one longest unheard.
 pub(super) const MAX_PER_ADDRESS: usize = 4;
-/// New names at new addresses taken in a second, and at once.
-pub(super) const NEW_PER_SECOND: f64 = 50.0;
+/// New names at new addresses taken in a second.
+const NEW_PER_SECOND: f64 = 50.0;
+/// And at once: every address of a /24, so that a flood at a device's start does not hide those who are really there.
+const NEW_AT_ONCE: f64 = MAX_CANDIDATES as f64;
 /// New names at addresses that others have, too. They are counted apart: a LAN has few addresses, so a flood of names soon
 /// has used up those it can claim, and a newcomer at an address of its own does not compete with it.
 const SHARED_PER_SECOND: f64 = 10.0;
@@ -46,8 +48,8 @@ impl Table {
             entries: HashMap::new(),
             untold: BTreeSet::new(),
             clock: 0,
-            new: Bucket::new(NEW_PER_SECOND, now),
-            shared: Bucket::new(SHARED_PER_SECOND, now),
+            new: Bucket::new(NEW_PER_SECOND, NEW_AT_ONCE, now),
+            shared: Bucket::new(SHARED_PER_SECOND, SHARED_PER_SECOND, now),
         }
     }
 
@@ -179,15 +181,17 @@ impl Table {
 #[derive(Debug)]
 struct Bucket {
     rate: f64,
+    most: f64,
     tokens: f64,
     refilled: Instant,
 }
 
 impl Bucket {
-    const fn new(rate: f64, now: Instant) -> Self {
+    const fn new(rate: f64, most: f64, now: Instant) -> Self {
         Self {
             rate,
-            tokens: rate,
+            most,
+            tokens: most,
             refilled: now,
         }
     }
@@ -195,7 +199,7 @@ impl Bucket {
     fn take(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
         self.refilled = now;
-        self.tokens = passed.mul_add(self.rate, self.tokens).min(self.rate);
+        self.tokens = passed.mul_add(self.rate, self.tokens).min(self.most);
         let granted = self.tokens >= 1.0;
         if granted {
             self.tokens -= 1.0;
@@ -288,7 +292,7 @@ mod tests {
         let start = Instant::now();
         let mut table = Table::new(start);
         let taken = (0..1000).filter(|n| table.seen(numbered(*n), start)).count();
-        assert_eq!(taken, 50);
+        assert_eq!(taken, MAX_CANDIDATES);
         assert!(
             table.seen(candidate("00000000", &["10.0.0.99:7"]), start),
             "known"
