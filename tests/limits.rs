@@ -17,8 +17,8 @@ const WINDOW: Duration = Duration::from_secs(2);
 /// A limit is to be used, too.
 const AT_LEAST: f64 = 4.5;
 const EVERY: Duration = Duration::from_millis(10);
-const FILE: &str = "16MiB";
-/// Until 16 MiB have come over 5 Mbit/s, and more.
+const FILE: &str = "8MiB";
+/// Until 8 MiB have come over 5 Mbit/s, and more.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
@@ -65,8 +65,8 @@ fn a_limit_holds_for_all_borrowers_together() {
     for peer in borrowers {
         peer.wait_status("the lender's lane", SOON, |status| lanes(status) == 1);
     }
-    let mut other = borrowers[0].spawn_get(&origin.url("8MiB"), &["-o", "file"]);
-    let get = borrowers[1].spawn_get(&origin.url("8MiB"), &["-o", "file"]);
+    let mut other = borrowers[0].spawn_get(&origin.url("4MiB"), &["-o", "file"]);
+    let get = borrowers[1].spawn_get(&origin.url("4MiB"), &["-o", "file"]);
     let samples = watch(get, lender.wire(0));
     other.wait(PATIENCE).ok();
     judge("two borrowers", &samples);
