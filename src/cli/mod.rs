@@ -19,10 +19,13 @@ mod service;
 mod show;
 mod status;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -30,7 +33,7 @@ use crate::identity::StateDir;
 use crate::link::DEFAULT_PORT;
 use crate::node::{Live, NodeConfig};
 use crate::relay;
-use crate::task::Tasks;
+use crate::task::spawn_apart;
 
 use args::{Cli, Command, Common};
 
@@ -72,8 +75,7 @@ pub fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli, config: Config) -> ExitCode {
-    let tasks = Tasks::new();
-    let stop = match on_signal(&tasks) {
+    let stop = match on_signal() {
         Ok(stop) => stop,
         Err(error) => return fail(&error),
     };
@@ -92,13 +94,19 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 }
 
 /// A token that the first SIGINT or SIGTERM cancels; the second one ends the process, with the code that shells know it by.
-fn on_signal(tasks: &Tasks) -> std::io::Result<CancellationToken> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+fn on_signal() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let token = stop.clone();
-    tasks.spawn("signals", async move {
+    let (listens, listening) = mpsc::channel();
+    // Apart: the second signal is for when everything else hangs.
+    spawn_apart("signals", async move {
+        let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
+        let (mut interrupt, mut terminate) = match signals {
+            Ok(both) => both,
+            Err(error) => return drop(listens.send(Err(error))),
+        };
+        // Who started this thread waits for it.
+        let _ = listens.send(Ok(()));
         loop {
             let code = tokio::select! {
                 _ = interrupt.recv() => i32::from(crate::api::convert::STOPPED),
@@ -109,7 +117,8 @@ fn on_signal(tasks: &Tasks) -> std::io::Result<CancellationToken> {
             }
             token.cancel();
         }
-    });
+    })?;
+    listening.recv().map_err(io::Error::other)??;
     Ok(stop)
 }
 
