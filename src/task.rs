@@ -8,6 +8,8 @@ mod seldom;
 pub use seldom::Seldom;
 
 use std::future::Future;
+use std::io;
+use std::thread;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -15,15 +17,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-/// A thread outside every scope, for what must go on where the runtime does not. It ends with the process.
+/// Runs `future` in a thread of its own until the process ends, with timers and signals of its own. For what must go on
+/// when a worker of the runtime hangs in a system call: where that worker was the one that waited for events, the others
+/// wait for it, and no timer of theirs goes off and no signal is heard.
 ///
 /// # Errors
-/// Where the system gives no thread.
-pub fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(work)
-        .map(drop)
+/// Where there is no thread to be had.
+pub fn spawn_apart<F>(name: &'static str, future: F) -> io::Result<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let thread = thread::Builder::new().name(name.into());
+    thread.spawn(move || runtime.block_on(future)).map(drop)
 }
 
 /// A scope of tasks. Clones share it; [`Tasks::child`] makes one inside it that can be ended alone.

@@ -141,6 +141,11 @@ fn a_loop_that_hangs_is_not_said_to_be_well_and_a_second_signal_ends_even_that_a
         last.duration_since(began) > Duration::from_millis(500),
         "it was well before"
     );
+    assert!(
+        daemon.stderr().contains("the node's loop hangs"),
+        "{}",
+        daemon.stderr()
+    );
     // An orderly stop waits a second for the loop; who is asked twice does not.
     daemon.signal(Signal::SIGTERM);
     wait_for("the stop", SOON, || daemon.stderr().contains("stopping: links"));

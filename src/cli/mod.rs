@@ -23,11 +23,13 @@ mod service;
 mod show;
 mod status;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
 
 use clap::Parser;
-use nix::sys::signal::{SigSet, Signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -35,7 +37,7 @@ use crate::identity::StateDir;
 use crate::link::DEFAULT_PORT;
 use crate::node::{Live, NodeConfig};
 use crate::relay;
-use crate::task;
+use crate::task::spawn_apart;
 
 use args::{Cli, Command, Common};
 
@@ -62,10 +64,6 @@ pub fn main() -> ExitCode {
         Ok((config, _)) => config,
         Err(error) => return check_config::refuse(&error),
     };
-    let stop = match on_signal() {
-        Ok(stop) => stop,
-        Err(error) => return fail(&error),
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -75,13 +73,17 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    let code = runtime.block_on(run(cli, config, stop));
+    let code = runtime.block_on(run(cli, config));
     // Blocking name resolution may still be waiting for a dead server; nothing depends on it any more.
     runtime.shutdown_background();
     code
 }
 
-async fn run(cli: Cli, config: Config, stop: CancellationToken) -> ExitCode {
+async fn run(cli: Cli, config: Config) -> ExitCode {
+    let stop = match on_signal() {
+        Ok(stop) => stop,
+        Err(error) => return fail(&error),
+    };
     match cli.command {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
@@ -98,27 +100,31 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 }
 
 /// A token that the first SIGINT or SIGTERM cancels; the second one ends the process, with the code that shells know it by.
-///
-/// To be called before there is any other thread, which would take the signals. They have a thread of their own: a runtime
-/// whose workers hang on a disk could not end anything.
-fn on_signal() -> std::io::Result<CancellationToken> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
-    signals.add(Signal::SIGTERM);
-    signals.thread_block()?;
+fn on_signal() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let token = stop.clone();
-    task::thread("signals", move || {
-        while let Ok(signal) = signals.wait() {
+    let (listens, listening) = mpsc::channel();
+    // Apart: the second signal is for when everything else hangs.
+    spawn_apart("signals", async move {
+        let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
+        let (mut interrupt, mut terminate) = match signals {
+            Ok(both) => both,
+            Err(error) => return drop(listens.send(Err(error))),
+        };
+        // Who started this thread waits for it.
+        let _ = listens.send(Ok(()));
+        loop {
+            let code = tokio::select! {
+                _ = interrupt.recv() => i32::from(crate::api::convert::STOPPED),
+                _ = terminate.recv() => TERMINATED,
+            };
             if token.is_cancelled() {
-                std::process::exit(match signal {
-                    Signal::SIGTERM => TERMINATED,
-                    _ => i32::from(crate::api::convert::STOPPED),
-                });
+                std::process::exit(code);
             }
             token.cancel();
         }
     })?;
+    listening.recv().map_err(io::Error::other)??;
     Ok(stop)
 }
 

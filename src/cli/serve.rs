@@ -3,6 +3,7 @@
 //! It tells its service manager when it is ready, how it is, that its loop is alive, when it reloads and when it stops.
 //! Invariant: a configuration that is wrong when it is read again changes nothing.
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError};
 use crate::identity::StateDir;
 use crate::node::{Node, Phase, Summary};
-use crate::task::Tasks;
+use crate::task::spawn_apart;
 
 use super::args::Common;
 use super::daemon::listens_at;
@@ -64,8 +65,10 @@ pub(super) async fn run(common: &Common, config: Config, stop: CancellationToken
         trouble: None,
         told: String::new(),
     };
-    let tasks = Tasks::new();
-    daemon.begin(&tasks);
+    if let Err(error) = daemon.begin() {
+        daemon.stop().await;
+        return fail(&error);
+    }
     let mut status = tokio::time::interval(STATUS_EVERY);
     status.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -95,14 +98,17 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn begin(&mut self, tasks: &Tasks) {
+    /// # Errors
+    /// Where there is no thread for the watchdog.
+    fn begin(&mut self) -> io::Result<()> {
         tracing::info!(id = %self.node.id().short(), port = self.node.port(), "ready");
         self.told = self.status();
         self.service.ready(&self.told);
         if let Some(patience) = self.service.watchdog() {
             let (node, service) = (Arc::clone(&self.node), self.service);
-            tasks.spawn("watchdog", watchdog(node, service, patience));
+            spawn_apart("watchdog", watchdog(node, service, patience))?;
         }
+        Ok(())
     }
 
     /// Reads the configuration again. What is wrong with it is said, and the old one stays.
