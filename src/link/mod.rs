@@ -308,13 +308,17 @@ impl Links {
         self.inner.notices().warnings(Instant::now())
     }
 
+    /// Whether there is a link to one of these addresses.
+    pub fn has_at(&self, addresses: &[SocketAddr]) -> bool {
+        self.all().iter().any(|link| addresses.contains(&link.address()))
+    }
+
     /// Dials a peer at the first of its addresses that answers.
     ///
     /// # Errors
     /// Where none is on the LAN or none answers, or where there is a link already.
     pub async fn dial(&self, addresses: &[SocketAddr]) -> Result<PeerId, DialError> {
-        let known: Vec<SocketAddr> = self.all().iter().map(|l| l.address()).collect();
-        if addresses.iter().any(|a| known.contains(a)) {
+        if self.has_at(addresses) {
             return Err(DialError::Duplicate);
         }
         let on_link = addresses

@@ -19,6 +19,8 @@ const BURST: f64 = 32.0;
 const EMPTY_FOR: Duration = Duration::from_secs(60);
 /// Addresses so remembered; a /24 has no more.
 const MAX_EMPTY: usize = 256;
+/// Addresses whose order is remembered.
+const MAX_KNOWN: usize = 512;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Who was linked and is missed is asked so often, because nobody tells when a LAN that fell apart is whole again: both
@@ -53,7 +55,7 @@ struct State {
     failures: u32,
     /// When the link to it broke, if there was one.
     missed: Option<Instant>,
-    /// Counts up with each that becomes known.
+    /// When the newest of its addresses became known, counted.
     number: u64,
     tried: bool,
 }
@@ -64,6 +66,8 @@ pub(super) struct Dialer {
     targets: BTreeMap<Target, State>,
     /// Where nobody answered, and when that was.
     empty: BTreeMap<IpAddr, Instant>,
+    /// The order in which addresses became known.
+    known: BTreeMap<IpAddr, u64>,
     count: u64,
     budget: f64,
     filled: Instant,
@@ -74,6 +78,7 @@ impl Dialer {
         Self {
             targets: BTreeMap::new(),
             empty: BTreeMap::new(),
+            known: BTreeMap::new(),
             count: 0,
             budget: BURST,
             filled: now,
@@ -83,8 +88,11 @@ impl Dialer {
     /// A target became known, or is at other addresses now: it is dialled at once.
     pub(super) fn add(&mut self, target: Target, addresses: Vec<SocketAddr>, now: Instant) {
         let full = self.targets.len() >= MAX_TARGETS;
-        self.count += 1;
-        let number = self.count;
+        let number = addresses
+            .iter()
+            .map(|a| self.number_of(a.ip()))
+            .max()
+            .unwrap_or_default();
         // Another name where nobody answered a moment ago waits for its turn.
         let until = self.empty_until(&target, &addresses, now);
         match self.targets.get_mut(&target) {
@@ -137,7 +145,8 @@ impl Dialer {
         if self.budget < 1.0 {
             return None;
         }
-        // Whom nobody has tried yet first, the newest first of all: who waits behind a flood waits for ever.
+        // Whom nobody has tried yet first, at the newest address first of all: names come without end, addresses do not,
+        // and who waits behind a flood waits for ever.
         let due = self.targets.iter_mut().filter(|(_, s)| !s.busy && s.next <= now);
         let (target, state) =
             due.min_by_key(|(_, s)| (s.tried, Reverse(if s.tried { 0 } else { s.number }), s.next))?;
@@ -173,6 +182,26 @@ impl Dialer {
             let longest = if missed { MISSED_PAUSE } else { LONGEST_PAUSE };
             state.pause = (state.pause * 2).min(longest);
         }
+    }
+
+    /// A target turned out to be linked already: that took no packet, so it counts as no dial.
+    pub(super) fn spared(&mut self, target: &Target, now: Instant) {
+        self.budget += 1.0;
+        self.ended(target, true, now);
+    }
+
+    fn number_of(&mut self, ip: IpAddr) -> u64 {
+        if let Some(number) = self.known.get(&ip) {
+            return *number;
+        }
+        self.count += 1;
+        if self.known.len() >= MAX_KNOWN
+            && let Some(oldest) = self.known.iter().min_by_key(|(_, n)| **n).map(|(ip, _)| *ip)
+        {
+            self.known.remove(&oldest);
+        }
+        self.known.insert(ip, self.count);
+        self.count
     }
 
     /// Until when a candidate of mDNS need not be dialled, because nobody was at any of its addresses a moment ago.
@@ -332,10 +361,10 @@ mod tests {
         }
         let newcomer = Target::Found("zzz".into());
         dialer.add(newcomer.clone(), vec![address(200)], now);
-        // Names without end, but nowhere new.
-        for n in 0..20 {
+        // Names without end, some where nobody was dialled yet, but none at a new address.
+        for n in 0..60 {
             let target = Target::Found(format!("again{n}"));
-            dialer.add(target, vec![address(140 + n % 5)], now);
+            dialer.add(target, vec![address(n)], now);
         }
         now += Duration::from_millis(250);
         assert_eq!(dialer.due(now).map(|(target, _)| target), Some(newcomer));

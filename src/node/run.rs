@@ -101,7 +101,11 @@ impl Run {
                 self.settle();
             }
             while let Some((target, addresses)) = dialer.due(now) {
-                dials.push(dial(self.links.clone(), target, addresses));
+                if self.links.has_at(&addresses) {
+                    dialer.spared(&target, now);
+                } else {
+                    dials.push(dial(self.links.clone(), target, addresses));
+                }
             }
             // Without anybody to dial, the next news decides.
             let wake = dialer.timeout(now).unwrap_or(now + SAVE_EVERY);
