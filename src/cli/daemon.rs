@@ -7,8 +7,8 @@ use crate::api::{Client, ClientError, Request, SOCKET};
 use super::args::Common;
 use super::{set, state_path};
 
-/// Where the system's daemon listens (`RuntimeDirectory=tributary`).
-const SYSTEM: &str = "/run/tributary";
+/// Where the system's daemon listens (`RuntimeDirectory=tributary`); OpenWrt has no `/run`.
+const SYSTEM: [&str; 2] = ["/run/tributary", "/var/run/tributary"];
 
 /// Where a daemon listens: as asked, in the directory that systemd made for that, else beside its state.
 pub(super) fn listens_at(common: &Common) -> PathBuf {
@@ -60,7 +60,8 @@ fn sockets(named: Option<&Path>, state: &Path, state_is_named: bool) -> Vec<Path
     if state_is_named {
         return vec![own];
     }
-    vec![own, Path::new(SYSTEM).join(SOCKET)]
+    let there = SYSTEM.iter().find(|dir| Path::new(dir).exists());
+    vec![own, Path::new(there.unwrap_or(&SYSTEM[0])).join(SOCKET)]
 }
 
 fn listening(named: Option<&Path>, runtime: Option<PathBuf>, state: &Path) -> PathBuf {
