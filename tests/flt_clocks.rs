@@ -120,7 +120,7 @@ fn flt_17_in_1970_peers_meet_and_a_download_waits_for_the_clock() {
 }
 
 #[test]
-#[ignore = "a minute of waiting for a clock that nobody sets: run by CI"]
+#[ignore = "a minute of waiting for a clock that nobody sets: run by hand"]
 fn flt_17_a_clock_that_nobody_sets_is_named_after_a_minute() {
     let Some(lab) = Lab::new().map(two) else { return };
     let borrower = lab.at("borrower");

@@ -72,7 +72,7 @@ fn flt_06_an_uplink_that_flaps_is_held_back_and_costs_the_stable_ones_little() {
 }
 
 #[test]
-#[ignore = "two minutes: run by CI"]
+#[ignore = "two minutes: run by hand"]
 fn flt_06_an_uplink_that_flaps_thirty_times_costs_the_stable_ones_little() {
     flap(30, "580MiB");
 }

@@ -29,7 +29,7 @@ fn a_daemon_at_rest_among_three_peers_holds_and_does_little() {
 }
 
 #[test]
-#[ignore = "eleven minutes: run by CI"]
+#[ignore = "eleven minutes: run by hand"]
 fn a_daemon_at_rest_writes_nothing_in_ten_minutes() {
     rest(Duration::from_secs(600));
 }

@@ -39,12 +39,13 @@ fn thirty_peers_started_at_once_all_see_each_other_within_five_seconds() {
 }
 
 #[test]
+#[ignore = "most of a minute: run by CI"]
 fn thirty_idle_peers_say_little() {
     idle(Duration::from_secs(30));
 }
 
 #[test]
-#[ignore = "ten minutes, past every record's life: run by CI"]
+#[ignore = "ten minutes, past every record's life: run by hand"]
 fn thirty_idle_peers_say_little_for_ten_minutes() {
     idle(Duration::from_secs(600));
 }
