@@ -188,6 +188,8 @@ fn restarts(rounds: usize) {
             assert_eq!(stopped.status.code(), Some(130), "{stopped:?}");
         }
         daemons[victim] = lab.at(names[victim]).spawn_daemon(&[]);
+        // The borrower may not have missed a lender yet that is back so soon.
+        lab.at(names[victim]).wait_status("itself", SOON, |_| true);
         borrower.wait_status("three lanes", SOON, |s| lanes(s) == 3);
         assert_eq!(
             id_of(&lab.at(names[victim]).ask_status().unwrap()),
