@@ -1,7 +1,7 @@
 //! Few lines for what may happen often: whoever can cause a line in the log must not be able to fill a disk with them.
 //!
-//! [`Seldom`] is one place's throttle: a `static` beside the line it guards. Invariant: in any stretch of `per`, no more than twice `most` are let through, and each
-//! one that was not is counted in the next that is.
+//! [`Seldom`] is one place's throttle: a `static` beside the line it guards. Invariant: in any stretch of `per`, no more than
+//! twice `most` are let through, and each one that was not is counted in the next that is.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,10 +25,12 @@ impl Seldom {
         Self(Mutex::new(Throttle::new(most, per)))
     }
 
-    /// Whether this one may pass; then, how many were held back since the last that did.
-    pub fn pass(&self) -> Option<u64> {
+    /// Whether this one may pass; then, how many were held back since the last that did, if any were: a line is not to
+    /// end in `more=0`.
+    pub fn pass(&self) -> Option<Option<u64>> {
         let mut throttle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        throttle.pass(Instant::now())
+        let held = throttle.pass(Instant::now())?;
+        Some(Some(held).filter(|held| *held > 0))
     }
 }
 
