@@ -5,22 +5,24 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::discovery::{Candidate, Event};
+use crate::uplink::limit::Bucket;
 
 /// A household has a handful; a flood of names must not cost memory.
 pub(super) const MAX_CANDIDATES: usize = 256;
 /// Runs of one device that died without a goodbye, say; a newer one takes the place of the one longest unheard.
 pub(super) const MAX_PER_ADDRESS: usize = 4;
 /// New names at new addresses taken in a second.
-const NEW_PER_SECOND: f64 = 50.0;
+const NEW_PER_SECOND: u64 = 50;
 /// And at once: every address of a /24, so that a flood at a device's start does not hide those who are really there.
-const NEW_AT_ONCE: f64 = MAX_CANDIDATES as f64;
+const NEW_AT_ONCE: u64 = MAX_CANDIDATES as u64;
 /// New names at addresses that others have, too. They are counted apart: a LAN has few addresses, so a flood of names soon
 /// has used up those it can claim, and a newcomer at an address of its own does not compete with it.
-const SHARED_PER_SECOND: f64 = 10.0;
+const SHARED_PER_SECOND: u64 = 10;
 /// Names of lost candidates waiting to be told; more are dropped, as `Lost` is only a hint.
 const MAX_UNTOLD: usize = 2 * MAX_CANDIDATES;
 
@@ -48,8 +50,8 @@ impl Table {
             entries: HashMap::new(),
             untold: BTreeSet::new(),
             clock: 0,
-            new: Bucket::new(NEW_PER_SECOND, NEW_AT_ONCE, now),
-            shared: Bucket::new(SHARED_PER_SECOND, SHARED_PER_SECOND, now),
+            new: bucket(NEW_PER_SECOND, NEW_AT_ONCE, now),
+            shared: bucket(SHARED_PER_SECOND, SHARED_PER_SECOND, now),
         }
     }
 
@@ -169,43 +171,18 @@ impl Table {
 
     fn take_token(&mut self, candidate: &Candidate, now: Instant) -> bool {
         let loopback = candidate.addresses.iter().any(|a| a.ip().is_loopback());
-        if !loopback && self.is_shared(candidate) {
-            self.shared.take(now)
+        let bucket = if !loopback && self.is_shared(candidate) {
+            &mut self.shared
         } else {
-            self.new.take(now)
-        }
+            &mut self.new
+        };
+        bucket.take(1, now.into_std()).is_ok()
     }
 }
 
-/// What may come in a second, and at once.
-#[derive(Debug)]
-struct Bucket {
-    rate: f64,
-    most: f64,
-    tokens: f64,
-    refilled: Instant,
-}
-
-impl Bucket {
-    const fn new(rate: f64, most: f64, now: Instant) -> Self {
-        Self {
-            rate,
-            most,
-            tokens: most,
-            refilled: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
-        self.refilled = now;
-        self.tokens = passed.mul_add(self.rate, self.tokens).min(self.most);
-        let granted = self.tokens >= 1.0;
-        if granted {
-            self.tokens -= 1.0;
-        }
-        granted
-    }
+/// So many in a second, and `most` at once.
+fn bucket(per_second: u64, most: u64, now: Instant) -> Bucket {
+    Bucket::new(per_second, Duration::from_secs(1), most, now.into_std())
 }
 
 fn ip_of(ip: IpAddr) -> impl Fn(&Candidate) -> bool {

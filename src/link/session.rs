@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::identity::peer_of_spki;
 use crate::task::Seldom;
 use crate::types::PeerId;
+use crate::uplink::limit::Bucket;
 
 use super::table::{Entry, Verdict};
 use super::wire::{self, Hello, Home, Message, Refusal, WireError};
@@ -39,9 +40,9 @@ static COMINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
 static GOINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
 /// Strangers' first packets answered in a second. What goes to an address that does not exist waits 3 s for its ARP in our
 /// socket's buffer: 5,000 spoofed ones a second filled that, and the peers' packets waited behind them (FLT-32).
-const ANSWERS_PER_SECOND: f64 = 64.0;
+const ANSWERS_PER_SECOND: u64 = 64;
 /// And at once: thirty devices that start together send each other a hundred.
-const ANSWERS_AT_ONCE: f64 = 256.0;
+const ANSWERS_AT_ONCE: u64 = 256;
 /// TLS's alert where the two ends have no protocol in common (RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 /// The server name is not sent and means nothing; TLS wants one.
@@ -49,7 +50,7 @@ const NO_NAME: &str = "peer.invalid";
 
 /// Accepts peers for as long as the endpoint lives.
 pub(super) async fn accept(inner: Arc<Inner>) {
-    let mut answers = Answers::new(Instant::now());
+    let mut answers = answers(Instant::now());
     while let Some(incoming) = inner.endpoint.accept().await {
         let from = unmapped(incoming.remote_address());
         if !(inner.gate)(from.ip()) {
@@ -57,7 +58,7 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             continue;
         }
         // Silence costs nothing, and a real peer asks again.
-        if !answers.take(Instant::now()) {
+        if answers.take(1, Instant::now()).is_err() {
             incoming.ignore();
             continue;
         }
@@ -91,30 +92,8 @@ pub(super) async fn accept(inner: Arc<Inner>) {
 }
 
 /// How many first packets may still be answered.
-#[derive(Debug)]
-struct Answers {
-    left: f64,
-    filled: Instant,
-}
-
-impl Answers {
-    const fn new(now: Instant) -> Self {
-        Self {
-            left: ANSWERS_AT_ONCE,
-            filled: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.left = passed.mul_add(ANSWERS_PER_SECOND, self.left).min(ANSWERS_AT_ONCE);
-        self.filled = now;
-        let granted = self.left >= 1.0;
-        if granted {
-            self.left -= 1.0;
-        }
-        granted
-    }
+fn answers(now: Instant) -> Bucket {
+    Bucket::new(ANSWERS_PER_SECOND, Duration::from_secs(1), ANSWERS_AT_ONCE, now)
 }
 
 /// Dials one address and, where a peer answers, makes the link.
@@ -508,8 +487,8 @@ mod tests {
     #[test]
     fn sec_a14_no_more_than_so_many_strangers_are_answered_at_once_and_in_a_second() {
         let start = Instant::now();
-        let mut answers = Answers::new(start);
-        let mut at = |now| (0..5000).filter(|_| answers.take(now)).count();
+        let mut answers = answers(start);
+        let mut at = |now| (0..5000).filter(|_| answers.take(1, now).is_ok()).count();
         assert_eq!(at(start), 256);
         assert_eq!(at(start + Duration::from_secs(1)), 64);
         assert_eq!(at(start + Duration::from_secs(3600)), 256);
