@@ -163,7 +163,6 @@ fn date_of(head: &[u8]) -> Option<SystemTime> {
 #[cfg(test)]
 mod tests {
     use crate::task::Tasks;
-    use crate::types::{LineId, UplinkKind};
 
     use super::*;
 
@@ -219,20 +218,6 @@ mod tests {
     }
 
     fn uplink() -> Uplink {
-        Uplink {
-            index: 1,
-            name: "wan0".into(),
-            kind: UplinkKind::Wired,
-            metered: false,
-            lend: true,
-            line: LineId([0; 8]),
-            line_named: false,
-            v4: None,
-            v6: None,
-            gateway: None,
-            gateway_addresses: Vec::new(),
-            metric: 0,
-            bind: true,
-        }
+        Uplink::fixture(1, "wan0")
     }
 }

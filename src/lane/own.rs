@@ -102,25 +102,15 @@ mod tests {
 
     use super::*;
     use crate::task::Tasks;
-    use crate::types::{LaneId, LineId, Rate, UplinkKind};
+    use crate::types::{LaneId, Rate};
     use crate::uplink::limit::Cap;
     use crate::uplink::resolve::Names;
 
     fn lane(names: &[(&str, &[&str])], limiter: Limiter) -> OwnLane {
         let uplink = Uplink {
-            index: 1,
-            name: "by hand".into(),
-            kind: UplinkKind::Wired,
-            metered: false,
-            lend: true,
-            line: LineId([0; 8]),
-            line_named: false,
             v4: Some([127, 0, 0, 9].into()),
-            v6: None,
-            gateway: None,
-            gateway_addresses: Vec::new(),
-            metric: 0,
             bind: false,
+            ..Uplink::fixture(1, "by hand")
         };
         let info = LaneInfo {
             id: LaneId(1),

@@ -108,7 +108,6 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use crate::types::{LineId, UplinkKind};
     use crate::uplink::Uplink;
 
     use super::*;
@@ -116,21 +115,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn network(names: &[&str]) -> Network {
-        let uplink = |name: &&str| Uplink {
-            index: 1,
-            name: (*name).into(),
-            kind: UplinkKind::Wired,
-            metered: false,
-            lend: true,
-            line: LineId([0; 8]),
-            line_named: false,
-            v4: None,
-            v6: None,
-            gateway: None,
-            gateway_addresses: Vec::new(),
-            metric: 0,
-            bind: true,
-        };
+        let uplink = |name: &&str| Uplink::fixture(1, name);
         Network {
             interfaces: vec![],
             uplinks: names.iter().map(uplink).collect(),

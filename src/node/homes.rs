@@ -68,7 +68,7 @@ fn behind(me: PeerId, router: &Linked) -> Vec<PeerId> {
 mod tests {
     use std::net::IpAddr;
 
-    use crate::types::{LineId, UplinkKind};
+    use crate::types::LineId;
 
     use super::*;
 
@@ -85,19 +85,10 @@ mod tests {
         Network {
             interfaces: vec![],
             uplinks: vec![Uplink {
-                index: 2,
-                name: "eth0".into(),
-                kind: UplinkKind::Wired,
-                metered: false,
-                lend: true,
                 line: LineId([line; 8]),
-                line_named: false,
-                v4: None,
-                v6: None,
                 gateway: gateway.map(ip),
                 gateway_addresses: gateway.map(ip).into_iter().collect(),
-                metric: 0,
-                bind: true,
+                ..Uplink::fixture(2, "eth0")
             }],
         }
     }

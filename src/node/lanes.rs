@@ -218,26 +218,17 @@ mod tests {
     use std::time::Instant;
 
     use crate::task::Tasks;
-    use crate::types::{LineId, Rate, UplinkKind};
+    use crate::types::{LineId, Rate};
 
     use super::super::rates::Brought;
     use super::*;
 
     fn uplink(index: u32, last: u8) -> Uplink {
         Uplink {
-            index,
-            name: format!("wan{index}"),
-            kind: UplinkKind::Wired,
-            metered: false,
-            lend: true,
             line: LineId([last; 8]),
-            line_named: false,
             v4: Some(Ipv4Addr::new(192, 0, 2, last)),
-            v6: None,
-            gateway: None,
-            gateway_addresses: vec![],
-            metric: 0,
             bind: false,
+            ..Uplink::fixture(index, &format!("wan{index}"))
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::types::{LineId, UplinkKind};
+use crate::types::UplinkKind;
 use crate::uplink::Interface;
 
 const PEER: PeerId = PeerId([1; 32]);
@@ -17,19 +17,9 @@ const NO_GATEWAY: u32 = 9;
 
 fn uplink(index: u32, name: &str) -> Uplink {
     Uplink {
-        index,
-        name: name.into(),
-        kind: UplinkKind::Wired,
-        metered: false,
-        lend: true,
-        line: LineId([0; 8]),
-        line_named: false,
         v4: Some([127, 0, 0, 9].into()),
-        v6: None,
-        gateway: None,
-        gateway_addresses: Vec::new(),
-        metric: 0,
         bind: false,
+        ..Uplink::fixture(index, name)
     }
 }
 

@@ -105,8 +105,6 @@ pub(super) fn bind_device(socket: &Socket, name: &str) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    use crate::types::{LineId, UplinkKind};
-
     const LIMIT: Duration = Duration::from_secs(5);
 
     async fn unlimited(uplink: &Uplink, to: SocketAddr) -> io::Result<TcpStream> {
@@ -115,19 +113,8 @@ mod tests {
 
     fn loopback() -> Uplink {
         Uplink {
-            index: 1,
-            name: "lo".into(),
-            kind: UplinkKind::Wired,
-            metered: false,
-            lend: true,
-            line: LineId([0; 8]),
-            line_named: false,
             v4: Some([127, 0, 0, 9].into()),
-            v6: None,
-            gateway: None,
-            gateway_addresses: Vec::new(),
-            metric: 0,
-            bind: true,
+            ..Uplink::fixture(1, "lo")
         }
     }
 

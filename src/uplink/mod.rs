@@ -75,6 +75,28 @@ impl Uplink {
     }
 }
 
+#[cfg(test)]
+impl Uplink {
+    /// One that leads nowhere, for tests: a cable, unmetered, lent, bound, without address or gateway.
+    pub(crate) fn fixture(index: u32, name: &str) -> Self {
+        Self {
+            index,
+            name: name.into(),
+            kind: UplinkKind::Wired,
+            metered: false,
+            lend: true,
+            line: LineId([0; 8]),
+            line_named: false,
+            v4: None,
+            v6: None,
+            gateway: None,
+            gateway_addresses: Vec::new(),
+            metric: 0,
+            bind: true,
+        }
+    }
+}
+
 /// Any interface of this device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {

@@ -86,19 +86,10 @@ mod tests {
 
     fn uplink(name: &str, kind: UplinkKind) -> Uplink {
         Uplink {
-            index: 1,
-            name: name.into(),
             kind,
             metered: kind == UplinkKind::Cellular,
-            lend: true,
             line: LineId([1; 8]),
-            line_named: false,
-            v4: None,
-            v6: None,
-            gateway: None,
-            gateway_addresses: Vec::new(),
-            metric: 0,
-            bind: true,
+            ..Uplink::fixture(1, name)
         }
     }
 

@@ -189,7 +189,7 @@ fn index(name: &str) -> io::Result<u32> {
     if_nametoindex(name).map_err(|error| io::Error::other(format!("interface {name}: {error}")))
 }
 
-fn netlink(work: impl AsyncFnOnce(Handle) -> Result<(), Error>) -> io::Result<()> {
+pub(super) fn netlink(work: impl AsyncFnOnce(Handle) -> Result<(), Error>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;

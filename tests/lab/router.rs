@@ -11,7 +11,6 @@ use std::net::Ipv4Addr;
 
 use nix::net::if_::if_nametoindex;
 use rtnetlink::RouteMessageBuilder;
-use tributary::task::Tasks;
 
 use super::plug::METRIC;
 use super::{Lab, Peer, SWITCH, net};
@@ -96,14 +95,5 @@ fn default_route(interface: &str, gateway: Ipv4Addr, metric: u32) -> io::Result<
         .output_interface(index)
         .priority(metric)
         .build();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let tasks = Tasks::new();
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tasks.spawn("netlink", connection);
-        let added = handle.route().add(route).execute().await;
-        added.map_err(|error| io::Error::other(error.to_string()))
-    })
+    net::netlink(async |handle| handle.route().add(route).execute().await)
 }
