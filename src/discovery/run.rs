@@ -40,15 +40,16 @@ const ALONE: Duration = Duration::from_secs(10);
 /// When to ask anew after dropping new names of a flood: one of them may have been a peer.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
 
-/// What anybody on the LAN can cause, and an interface that flaps, must not fill the log.
-static FLOODS: Seldom = Seldom::new(3, Duration::from_secs(600));
-static FAILURES: Seldom = Seldom::new(3, Duration::from_secs(600));
-static NOWHERE: Seldom = Seldom::new(3, Duration::from_secs(600));
 /// How often a peer announces itself unasked, and as much longer as its name says. Addresses live for 120 s, and at 80 %
 /// of that all who know a peer would ask for it at the same instant: among thirty, 170 kB in a second.
 const ANNOUNCE: Duration = Duration::from_secs(60);
 /// Spread over so many seconds, so that a household that started at once does not speak at once.
 const ANNOUNCE_SPREAD: u8 = 30;
+
+/// What anybody on the LAN can cause, and an interface that flaps, must not fill the log.
+static FLOODS: Seldom = Seldom::new(3, Duration::from_secs(600));
+static FAILURES: Seldom = Seldom::new(3, Duration::from_secs(600));
+static NOWHERE: Seldom = Seldom::new(3, Duration::from_secs(600));
 
 /// Discovery's state.
 pub(super) struct Run {

@@ -4,7 +4,7 @@
 //! request to port 80 over one uplink, because its answer carries the time and needs no certificate.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
@@ -12,7 +12,7 @@ use headers::{Date, Header};
 use hyper::header::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::uplink::dial::{order, race};
+use crate::uplink::dial::{race, ways};
 use crate::uplink::limit::Limiter;
 use crate::uplink::resolve::Resolver;
 use crate::uplink::{Uplink, connect};
@@ -91,19 +91,11 @@ async fn dial(
     port: u16,
     limit: Duration,
 ) -> io::Result<tokio::net::TcpStream> {
-    let usable: Vec<IpAddr> = ips
-        .iter()
-        .copied()
-        .filter(|ip| !uplink.bind || uplink.source(*ip).is_some())
-        .collect();
-    if usable.is_empty() {
+    let addresses = ways(uplink, ips, port);
+    if addresses.is_empty() {
         let what = "it has no address of a family that the host has";
         return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, what));
     }
-    let addresses: Vec<SocketAddr> = order(&usable)
-        .into_iter()
-        .map(|ip| SocketAddr::new(ip, port))
-        .collect();
     let unlimited = Limiter::default();
     let racing = race(&addresses, |to| connect(uplink, to, limit, &unlimited));
     let won = tokio::time::timeout(limit, racing).await;

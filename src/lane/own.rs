@@ -4,7 +4,6 @@
 //! the relay's business.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -53,22 +52,13 @@ impl OwnLane {
                     source,
                 })?,
         };
-        let addresses: Vec<SocketAddr> = dial::order(&self.usable(ips))
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip, target.port))
-            .collect();
+        let addresses = dial::ways(&self.uplink, &ips, target.port);
         let connect = |to| uplink::connect(&self.uplink, to, DIAL_LIMIT, &self.limiter);
         let (address, stream) = dial::race(&addresses, connect).await.map_err(told)?;
         Ok(Tunnel {
             stream: Box::new(Limited::connection(stream, self.limiter.clone())),
             address,
         })
-    }
-
-    /// The addresses of families that the uplink has.
-    fn usable(&self, mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
-        ips.retain(|ip| !self.uplink.bind || self.uplink.source(*ip).is_some());
-        ips
     }
 }
 
@@ -95,6 +85,7 @@ fn told(error: io::Error) -> DialError {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
     use std::time::Instant;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

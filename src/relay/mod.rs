@@ -261,15 +261,7 @@ impl Relay {
         ips: &[IpAddr],
         port: u16,
     ) -> Result<(SocketAddr, TcpStream), Refusal> {
-        let usable: Vec<IpAddr> = ips
-            .iter()
-            .copied()
-            .filter(|ip| !uplink.bind || uplink.source(*ip).is_some())
-            .collect();
-        let addresses: Vec<SocketAddr> = dial::order(&usable)
-            .into_iter()
-            .map(|ip| SocketAddr::new(ip, port))
-            .collect();
+        let addresses = dial::ways(uplink, ips, port);
         let limiter = self.0.limiters.of(&uplink.name);
         let (limiter, limit) = (&limiter, self.policy().limits.dial_limit);
         let attempt = |to: SocketAddr| async move {

@@ -11,13 +11,15 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use crate::uplink::Uplink;
+
 /// The head start of one address over the next: RFC 8305's recommended delay.
 pub const STAGGER: Duration = Duration::from_millis(250);
 /// Enough for two dead addresses of each family; more would only delay the verdict.
 pub const MAX_TRIES: usize = 6;
 
 /// The addresses to try, in order: families alternate, the first answer's family first.
-pub fn order(ips: &[IpAddr]) -> Vec<IpAddr> {
+fn order(ips: &[IpAddr]) -> Vec<IpAddr> {
     let first_v6 = ips.first().is_some_and(IpAddr::is_ipv6);
     let mut first = ips.iter().filter(|ip| ip.is_ipv6() == first_v6);
     let mut second = ips.iter().filter(|ip| ip.is_ipv6() != first_v6);
@@ -34,6 +36,14 @@ pub fn order(ips: &[IpAddr]) -> Vec<IpAddr> {
             }
         }
     }
+}
+
+/// Where to connect to by `uplink`, in order: `port` at those of `ips` whose family it has.
+pub fn ways(uplink: &Uplink, ips: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    let usable = |ip: &&IpAddr| !uplink.bind || uplink.source(**ip).is_some();
+    let usable: Vec<IpAddr> = ips.iter().filter(usable).copied().collect();
+    let at = |ip| SocketAddr::new(ip, port);
+    order(&usable).into_iter().map(at).collect()
 }
 
 /// Connects to the first of `addresses` that works. No deadline of its own: the caller drops it when it has waited enough.
