@@ -203,9 +203,14 @@ async fn establish(
     };
     let verdict = inner.table().insert(peer, entry);
     match verdict {
-        Verdict::Kept { replaced } => {
+        Verdict::Kept { replaced, crossed } => {
             if let Some(old) = replaced {
                 old.connection.close(DUPLICATE, b"");
+            }
+            if crossed {
+                tracing::debug!(peer = %peer.short(), "another link to that peer took the first one's place");
+            } else if let Some(more) = COMINGS.pass() {
+                tracing::info!(peer = %peer.short(), name = ?link.name, address = %link.address(), more, "peer joined");
             }
             inner
                 .tasks
@@ -374,9 +379,6 @@ async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream
 
 /// Runs a link until either end leaves, breaks the protocol or falls silent.
 async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
-    if let Some(more) = COMINGS.pass() {
-        tracing::info!(peer = %link.peer.short(), name = ?link.name, address = %link.address(), more, "peer joined");
-    }
     let up = inner.events.send(LinkEvent::Up(Arc::clone(&link))).await.is_ok();
     if up {
         let Control {

@@ -30,8 +30,8 @@ pub(super) struct Entry<L> {
 /// What became of a new link.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict<L> {
-    /// It is the peer's link now; the one it replaced, if any, is to be closed.
-    Kept { replaced: Option<L> },
+    /// It is the peer's link now; the one it replaced, if any, is to be closed. Two dials that `crossed` are one coming.
+    Kept { replaced: Option<L>, crossed: bool },
     /// The peer has one already that is kept.
     Duplicate,
     /// There are too many links.
@@ -55,7 +55,8 @@ impl<L: Clone> Table<L> {
         match self.entries.get(&peer) {
             None if self.entries.len() >= MAX_LINKS => Verdict::Full,
             Some(old) if !prefer(&new, old) => Verdict::Duplicate,
-            _ => Verdict::Kept {
+            old => Verdict::Kept {
+                crossed: old.is_some_and(|old| crossed(&new, old)),
                 replaced: self.entries.insert(peer, new).map(|old| old.link),
             },
         }
@@ -83,11 +84,16 @@ impl<L: Clone> Table<L> {
     }
 }
 
+/// Both ends dialled at once.
+fn crossed<L>(new: &Entry<L>, old: &Entry<L>) -> bool {
+    new.session == old.session && new.since.saturating_duration_since(old.since) < SETTLED
+}
+
 fn prefer<L>(new: &Entry<L>, old: &Entry<L>) -> bool {
     if new.session != old.session {
         return true;
     }
-    if new.since.saturating_duration_since(old.since) < SETTLED {
+    if crossed(new, old) {
         return new.tie < old.tie;
     }
     // Who dials steps back where it has a link that stands. So the peer that came through to here has none: it moved to
@@ -100,6 +106,10 @@ mod tests {
     use super::*;
 
     const PEER: PeerId = PeerId([1; 32]);
+
+    const fn kept(replaced: Option<u32>, crossed: bool) -> Verdict<u32> {
+        Verdict::Kept { replaced, crossed }
+    }
 
     fn entry(link: u32, session: u64, tie: u8, since: Instant) -> Entry<u32> {
         Entry {
@@ -117,9 +127,13 @@ mod tests {
         let links = [entry(1, 9, 20, now), entry(2, 9, 10, now)];
         for order in [[0, 1], [1, 0]] {
             let mut table = Table::new();
-            for i in order {
-                table.insert(PEER, links[i].clone());
-            }
+            let [_, second] = order.map(|i| table.insert(PEER, links[i].clone()));
+            let told = if order[1] == 1 {
+                kept(Some(1), true)
+            } else {
+                Verdict::Duplicate
+            };
+            assert_eq!(second, told, "one coming, whichever came first");
             assert_eq!(table.links().collect::<Vec<_>>(), [&2], "first came {}", order[0]);
         }
     }
@@ -138,8 +152,8 @@ mod tests {
         let now = Instant::now();
         let mut table = Table::new();
         table.insert(PEER, entry(1, 9, 1, now));
-        let verdict = table.insert(PEER, entry(2, 10, 200, now + Duration::from_secs(60)));
-        assert_eq!(verdict, Verdict::Kept { replaced: Some(1) });
+        let verdict = table.insert(PEER, entry(2, 10, 200, now + Duration::from_millis(1)));
+        assert_eq!(verdict, kept(Some(1), false), "another process is another coming");
     }
 
     #[test]
@@ -165,7 +179,7 @@ mod tests {
         let crossing = dialled(2, 200, now + SETTLED / 2);
         assert_eq!(table.insert(PEER, crossing), Verdict::Duplicate, "two that cross");
         let later = dialled(3, 200, now + SETTLED);
-        assert_eq!(table.insert(PEER, later), Verdict::Kept { replaced: Some(1) });
+        assert_eq!(table.insert(PEER, later), kept(Some(1), false));
     }
 
     #[test]
@@ -184,10 +198,7 @@ mod tests {
         for i in 0..MAX_LINKS {
             let mut id = [0; 32];
             id[..8].copy_from_slice(&i.to_be_bytes());
-            assert_eq!(
-                table.insert(PeerId(id), entry(1, 1, 1, now)),
-                Verdict::Kept { replaced: None }
-            );
+            assert_eq!(table.insert(PeerId(id), entry(1, 1, 1, now)), kept(None, false));
         }
         assert_eq!(
             table.insert(PeerId([0xff; 32]), entry(1, 1, 1, now)),
