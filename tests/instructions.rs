@@ -27,7 +27,7 @@ const SIZES: [(&str, f64); 2] = [("8MiB", 8.0), ("40MiB", 40.0)];
 const MIB: f64 = 1_048_576.0;
 const LIMIT: Duration = Duration::from_secs(120);
 /// Far more than any good loop needs: a count above it is a loop gone wrong.
-const MOST: f64 = 200.0;
+const MOST: f64 = 2_000.0;
 
 /// A processor, the emulator with plugins for it, and the binary for it.
 #[derive(Clone, Copy)]

@@ -94,7 +94,7 @@ where
     let mut messages = std::pin::pin!(messages);
     let failed = |error: rtnetlink::Error| UplinkError::Dump {
         table,
-        reason: error.to_string(),
+        reason: reason(&error),
     };
     while let Some(message) = messages.try_next().await.map_err(failed)? {
         if kept.len() < MAX_ENTRIES {
@@ -102,6 +102,16 @@ where
         }
     }
     Ok(kept)
+}
+
+/// Why the kernel refused. Not as the library would say it: that shows whole messages, and the code to show every kind of
+/// them is 3 % of the binary.
+fn reason(error: &rtnetlink::Error) -> String {
+    match error {
+        rtnetlink::Error::NetlinkError(refusal) => refusal.to_io().to_string(),
+        rtnetlink::Error::RequestFailed => "the conversation ended".to_owned(),
+        _ => "an answer that does not fit the question".to_owned(),
+    }
 }
 
 struct RawLink {

@@ -1,5 +1,6 @@
 //! Namespaces without names: held by descriptors, so that they go when the lab does, whatever happened.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,13 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
-use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::{fchdir, geteuid, sethostname};
+use nix::unistd::{chdir, geteuid, sethostname};
 
 /// Set in the copy of this program that [`allow`] starts in a user namespace.
 const INSIDE: &str = "TRIBUTARY_LAB_INSIDE";
@@ -86,12 +85,16 @@ impl Namespace {
                 None => None,
             },
         };
+        // By its path, as that namespace has it: a directory of this one has no name there, and musl insists on one.
+        let directory = match command.get_current_dir() {
+            Some(directory) => directory.to_owned(),
+            None => std::env::current_dir()?,
+        };
+        let directory = CString::new(directory.into_os_string().into_encoded_bytes())?;
         let enter = move || {
             set_pdeathsig(Signal::SIGKILL)?;
-            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            let directory = open(".", flags, Mode::empty())?;
             own.enter()?;
-            Ok(fchdir(directory)?)
+            Ok(chdir(directory.as_c_str())?)
         };
         #[expect(
             unsafe_code,
