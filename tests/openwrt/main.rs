@@ -12,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use nix::unistd::geteuid;
-use pack::{content, gunzip, ipk, members, newer, pack, pack_for, stripped};
+use pack::{archive, content, gunzip, ipk, members, newer, pack, pack_for, stripped};
 use root::{Root, program, say, text};
 
 #[test]
@@ -291,9 +291,7 @@ fn a_configuration_that_is_wrong_neither_starts_nor_reloads() {
 #[test]
 fn the_archive_installs_itself_on_openwrt_and_goes_again() {
     let Some(root) = router() else { return };
-    let dist = tempfile::tempdir().unwrap();
-    let archive = pack("tar", dist.path(), stripped());
-    fs::copy(archive, root.path("tmp/tributary.tar.gz")).unwrap();
+    fs::copy(archive(), root.path("tmp/tributary.tar.gz")).unwrap();
     let before = USERS.map(|file| root.read(file));
     root.done("cd /tmp && tar -xzf tributary.tar.gz && mv tributary-* unpacked && unpacked/install");
     assert_eq!(root.told().first().map(String::as_str), Some("kill tributary"));
@@ -333,9 +331,7 @@ fn the_archive_installs_itself_on_openwrt_and_goes_again() {
 fn where_nothing_starts_services_the_archive_says_how_to() {
     let Some(root) = router() else { return };
     fs::remove_file(root.path("etc/openwrt_release")).unwrap();
-    let dist = tempfile::tempdir().unwrap();
-    let archive = pack("tar", dist.path(), stripped());
-    fs::copy(archive, root.path("tmp/tributary.tar.gz")).unwrap();
+    fs::copy(archive(), root.path("tmp/tributary.tar.gz")).unwrap();
     root.done("cd /tmp && tar -xzf tributary.tar.gz && mv tributary-* unpacked");
     root.write(
         "usr/bin/useradd",

@@ -45,6 +45,17 @@ pub(crate) fn ipk() -> &'static Path {
     path
 }
 
+/// The self-installing archive, packed once for all tests.
+pub(crate) fn archive() -> &'static Path {
+    static PACKED: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = PACKED.get_or_init(|| {
+        let dist = tempfile::tempdir().unwrap();
+        let path = pack("tar", dist.path(), stripped());
+        (dist, path)
+    });
+    path
+}
+
 /// The same package with a higher version.
 pub(crate) fn newer() -> &'static Path {
     static PACKED: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
