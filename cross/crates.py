@@ -37,7 +37,8 @@ def checksums():
 
 def packages():
     """What cargo knows of every package of Cargo.lock, by name and version."""
-    metadata = json.loads(cargo("metadata", "--format-version=1"))
+    platforms = [f"--filter-platform={target}" for target in targets()]
+    metadata = json.loads(cargo("metadata", "--format-version=1", *platforms))
     return {(package["name"], package["version"]): package for package in metadata["packages"]}
 
 

@@ -279,7 +279,11 @@ fn a_configuration_that_is_wrong_neither_starts_nor_reloads() {
     for (verb, succeeds) in [("start", true), ("reload", false)] {
         let ran = root.run(&format!("/etc/init.d/tributary {verb}"));
         assert_eq!(ran.status.success(), succeeds, "{verb}");
-        assert!(text(&ran.stderr).contains("tributary.toml"), "{}", text(&ran.stderr));
+        assert!(
+            text(&ran.stderr).contains("tributary.toml"),
+            "{}",
+            text(&ran.stderr)
+        );
     }
     assert_eq!(root.told(), [""; 0]);
 }
