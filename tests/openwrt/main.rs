@@ -160,6 +160,13 @@ fn installed_it_starts_upgraded_it_restarts_removed_it_is_gone_but_for_its_key()
     if real {
         root.write("etc/tributary/tributary.toml", own);
     }
+    let kept = root.done(KEPT);
+    for file in ["tributary.toml", "state/identity.key"] {
+        assert!(
+            kept.contains(&format!("/etc/tributary/{file}\n")),
+            "{file} is lost by a sysupgrade: {kept}"
+        );
+    }
     root.done("opkg install /tmp/newer.ipk");
     let told = root.told();
     assert_eq!(
@@ -353,6 +360,8 @@ fn where_nothing_starts_services_the_archive_says_how_to() {
 }
 
 const USERS: [&str; 3] = ["etc/passwd", "etc/group", "etc/shadow"];
+/// Lists what a sysupgrade keeps, as its manual describes the lists in that directory.
+const KEPT: &str = "find $(sed '/^#/d' /lib/upgrade/keep.d/*) -type f";
 /// Finds what a removal may not leave.
 const REMAINS: &str = "find /etc/rc.d /etc/init.d /usr /lib /var -name '*tributary*'";
 
