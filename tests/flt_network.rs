@@ -44,7 +44,7 @@ fn two(lab: Lab) -> Lab {
 
 #[test]
 fn flt_05_a_lender_whose_uplink_dies_stays_in_the_pool_and_is_used_again_when_it_is_back() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
     let (borrower, lender) = (lab.at("borrower"), lab.at("lender"));
@@ -117,7 +117,7 @@ fn flap(times: u32, size: &str) {
 
 #[test]
 fn flt_13_a_peer_or_this_device_with_a_new_lan_address_is_met_again_and_the_download_goes_on() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
     let (borrower, lender) = (lab.at("borrower"), lab.at("lender"));
@@ -151,7 +151,7 @@ fn flt_13_a_peer_or_this_device_with_a_new_lan_address_is_met_again_and_the_down
 
 #[test]
 fn flt_14_an_uplink_with_a_new_address_is_dialled_again_at_once() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
     let mut get = house.download("borrower", &origin, "96MiB", 4_000_000);
@@ -179,7 +179,7 @@ fn flt_14_an_uplink_with_a_new_address_is_dialled_again_at_once() {
 
 #[test]
 fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
     for roaming in ["lender", "borrower"] {
@@ -258,7 +258,7 @@ fn flt_16_where_one_version_of_ip_breaks_the_other_one_is_there_within_300_ms() 
 
 #[test]
 fn flt_16_a_version_of_ip_that_breaks_in_mid_download_is_replaced_by_the_other_one() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let both = line().families(Families::Both);
     let lab = lab.peer("borrower", both).peer("lender", both);
     let origin = lab.origin_over("origin.lab", Options::default(), Families::Both);
@@ -279,7 +279,7 @@ fn flt_16_a_version_of_ip_that_breaks_in_mid_download_is_replaced_by_the_other_o
 
 #[test]
 fn flt_47_a_stick_that_is_named_anew_or_put_in_again_is_found_and_no_byte_takes_the_wrong_way() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("alone", [line(), line()]);
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);

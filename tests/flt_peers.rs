@@ -35,7 +35,7 @@ const PI_CORE: f64 = 0.3;
 
 #[test]
 fn flt_45_a_lost_or_damaged_identity_gives_a_new_one_with_a_clear_line_and_no_crash() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", no_uplink()).peer("bob", no_uplink());
     let (ann, bob) = (lab.at("ann"), lab.at("bob"));
     let _observer = bob.spawn_daemon(&[]);
@@ -76,7 +76,7 @@ fn flt_45_a_lost_or_damaged_identity_gives_a_new_one_with_a_clear_line_and_no_cr
 
 #[test]
 fn flt_45_two_devices_with_one_key_are_loudly_refused_and_do_not_fight() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("copy", uplink(20.0, 10.0))
@@ -149,7 +149,7 @@ fn restarts(rounds: usize) {
     /// For the transfers' last sync and for telling the peers.
     const DRAIN: Duration = Duration::from_secs(3);
     const SIZE: &str = "48MiB";
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("borrower", uplink(40.0, 10.0).delay_ms(10))
         .peer("ann", uplink(40.0, 10.0).delay_ms(10))
@@ -225,7 +225,7 @@ fn restarts(rounds: usize) {
 
 #[test]
 fn flt_38_a_peer_of_a_later_version_is_found_linked_and_understood_as_far_as_it_goes() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", no_uplink()).peer("later", no_uplink());
     let (ann, later) = (lab.at("ann"), lab.at("later"));
     let mut daemon = ann.spawn_daemon(&[]);
@@ -233,11 +233,10 @@ fn flt_38_a_peer_of_a_later_version_is_found_linked_and_understood_as_far_as_it_
     let seen = inside(later, async || {
         let key = DeviceKey::ephemeral().unwrap();
         let endpoint = attack::endpoint(&key, tributary::identity::ALPN, true);
-        let port = endpoint.local_addr().unwrap().port();
         // Found by a record with keys that nobody knows yet.
         let txt = ["v=9", "color=red", "flag", "=", "bin=\u{fffd}"];
-        attack::announce("fedcba98", later.lan_address(), port, &txt).unwrap();
-        let link = endpoint.accept().await.unwrap().await.unwrap();
+        let call = attack::called(&endpoint, "fedcba98", later.lan_address(), &txt).await;
+        let link = call.await.unwrap();
         let mut control = link.open_uni().await.unwrap();
         let greeting = frame(HELLO, &hello("later", 7), b"a field of the future");
         control.write_all(&greeting).await.unwrap();
@@ -274,7 +273,7 @@ fn flt_38_a_peer_of_a_later_version_is_found_linked_and_understood_as_far_as_it_
 
 #[test]
 fn flt_38_another_protocol_is_refused_with_one_line_in_the_log() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", no_uplink()).peer("odd", no_uplink());
     let (ann, odd) = (lab.at("ann"), lab.at("odd"));
     let mut daemon = ann.spawn_daemon(&[]);
@@ -289,11 +288,8 @@ fn flt_38_another_protocol_is_refused_with_one_line_in_the_log() {
                 assert!(refused.is_err(), "{alpn:?}");
             }
             // And dialled by it.
-            let port = endpoint.local_addr().unwrap().port();
-            attack::announce("0badcafe", odd.lan_address(), port, &["v=2"]).unwrap();
-            if let Some(incoming) = endpoint.accept().await {
-                assert!(incoming.await.is_err());
-            }
+            let call = attack::called(&endpoint, "0badcafe", odd.lan_address(), &["v=2"]).await;
+            assert!(call.await.is_err());
         }
     });
     let status = ann.wait_status("a warning", SOON, |s| !warnings(s).is_empty());
@@ -312,7 +308,7 @@ fn flt_38_another_protocol_is_refused_with_one_line_in_the_log() {
 
 #[test]
 fn flt_38_a_lender_updated_in_mid_transfer_lends_on_and_the_file_is_right() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("borrower", uplink(20.0, 10.0).delay_ms(10))
         .peer("lender", uplink(20.0, 10.0).delay_ms(10));
@@ -361,7 +357,7 @@ fn flt_37_parted_for_two_minutes() {
 fn parted(time: Duration) {
     const MERGED_WITHIN: Duration = Duration::from_secs(10);
     let halves = [["ann", "bob", "cat"], ["dan", "eve", "fay"]];
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = Lab::beside() else { return };
     for name in halves.concat() {
         lab = lab.peer(name, uplink(15.0, 10.0).delay_ms(10));
     }

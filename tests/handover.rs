@@ -439,7 +439,7 @@ struct House {
 
 impl House {
     fn of_one_user() -> Option<Self> {
-        Some(Self::new(Lab::new()?, None))
+        Some(Self::new(Lab::beside()?, None))
     }
 
     /// A daemon of a user of its own; needs root, and `setpriv`.
@@ -448,7 +448,7 @@ impl House {
             return None;
         }
         // Known only now: the lab may have had to enter a namespace of its own for users.
-        let lab = Lab::new()?;
+        let lab = Lab::beside()?;
         let mapped = fs::read_to_string("/proc/self/uid_map").unwrap();
         if !geteuid().is_root() || mapped.split_whitespace().last() == Some("1") {
             figure(format_args!("skipped: there is only one user here"));

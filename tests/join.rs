@@ -18,7 +18,7 @@ const SOON: Duration = Duration::from_secs(15);
 #[test]
 fn a_peer_started_in_mid_download_carries_bytes_within_two_seconds() {
     for daemon in [true, false] {
-        let Some(lab) = Lab::new() else { return };
+        let Some(lab) = Lab::beside() else { return };
         let lab = lab
             .peer("borrower", uplink(20.0, 10.0).delay_ms(15))
             .peer("late", uplink(20.0, 10.0).delay_ms(15));
@@ -53,7 +53,7 @@ fn a_peer_started_in_mid_download_carries_bytes_within_two_seconds() {
 
 #[test]
 fn fresh_devices_see_each_other_without_configuration() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("bob", uplink(20.0, 10.0));
@@ -84,7 +84,7 @@ fn fresh_devices_see_each_other_without_configuration() {
 
 #[test]
 fn without_multicast_named_and_last_known_peers_are_found() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("bob", uplink(20.0, 10.0));
@@ -162,7 +162,7 @@ fn a_real_mdns_client_sees_the_service() {
     {
         return;
     }
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("lender", uplink(20.0, 10.0)).peer("looker", no_uplink());
     let lender = lab.at("lender");
     let _daemon = lender.spawn_daemon(&[]);

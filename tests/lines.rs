@@ -130,7 +130,7 @@ fn a_device_whose_gateway_is_a_peer_ends_in_that_peers_line() {
 #[test]
 fn of_two_lenders_on_one_line_the_other_takes_over_when_the_one_at_work_is_killed() {
     for fault in [Signal::SIGKILL, Signal::SIGSTOP] {
-        let Some(lab) = Lab::new() else { return };
+        let Some(lab) = Lab::beside() else { return };
         let lab = lab
             .peer("router", uplink(20.0, 10.0).delay_ms(10))
             .peer("ann", no_uplink())
@@ -181,7 +181,7 @@ fn of_two_lenders_on_one_line_the_other_takes_over_when_the_one_at_work_is_kille
 
 #[test]
 fn two_cables_of_one_device_to_one_router_are_one_line_and_either_will_do() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("router", uplink(20.0, 10.0).delay_ms(10))
         .peer("desk", no_uplink())
@@ -246,7 +246,7 @@ fn a_device_alone_with_two_lines_of_its_own_pools_them_and_says_so() {
 
 #[test]
 fn rates_are_remembered_over_a_restart_and_a_status_that_is_watched_waits_for_the_daemon() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("desk", uplink(20.0, 10.0).delay_ms(5))
         .peer("attic", uplink(10.0, 10.0).delay_ms(5));
