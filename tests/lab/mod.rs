@@ -491,5 +491,32 @@ pub fn middle(mut figures: Vec<f64>) -> f64 {
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// How often a figure is measured at most.
+const ATTEMPTS: usize = 3;
+
+/// Measures until the figure holds, [`ATTEMPTS`] times at most, and fails with the last one. A promise is about what can be
+/// done, and whatever else a machine does can only spoil a figure of time: a miss (it is said) may be its mood, three in a
+/// row are ours.
+#[track_caller]
+pub fn measured<T: std::fmt::Debug>(
+    promise: &str,
+    mut measure: impl FnMut() -> T,
+    holds: impl Fn(&T) -> bool,
+) -> T {
+    for _ in 1..ATTEMPTS {
+        let measured = measure();
+        if holds(&measured) {
+            return measured;
+        }
+        figure(format_args!("missed, measured again: {promise}: {measured:?}"));
+    }
+    let last = measure();
+    assert!(
+        holds(&last),
+        "{promise}: {last:?}, the last of {ATTEMPTS} attempts"
+    );
+    last
+}
+
 /// Until something that should happen at once is taken to have failed.
 pub const SOON: Duration = Duration::from_secs(5);
