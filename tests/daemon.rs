@@ -26,7 +26,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 #[test]
 fn the_service_manager_is_told_of_start_health_reload_and_stop_in_order() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("alone", uplink(20.0, 10.0));
     let alone = lab.at("alone");
     let manager = Manager::at(&alone.directory().join("notify"));
@@ -162,7 +162,7 @@ fn a_loop_that_hangs_is_not_said_to_be_well_and_a_second_signal_ends_even_that_a
 
 #[test]
 fn a_stop_in_mid_download_tells_peers_and_leaves_a_transfer_that_goes_on_later() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("borrower", uplink(20.0, 10.0).delay_ms(10))
         .peer("lender", uplink(20.0, 10.0).delay_ms(10))

@@ -74,7 +74,7 @@ fn a_limit_holds_for_all_borrowers_together() {
 
 #[test]
 fn what_the_owner_says_later_is_felt_by_downloads_that_run() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("borrower", no_uplink())
         .peer("lender", uplink(20.0, 10.0).delay_ms(15));
