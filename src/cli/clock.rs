@@ -19,7 +19,8 @@ pub(super) fn in_so_long(wait: Duration) -> String {
 
 fn local(at: SystemTime) -> Option<(i32, i32, i32)> {
     let seconds = at.duration_since(UNIX_EPOCH).ok()?.as_secs();
-    let seconds = libc::time_t::try_from(seconds).ok()?;
+    // `time_t`, whose width differs between C libraries.
+    let seconds = seconds.try_into().ok()?;
     let mut fields = std::mem::MaybeUninit::<libc::tm>::zeroed();
     #[expect(unsafe_code, reason = "neither std nor nix knows time zones")]
     // SAFETY: both pointers are valid for the call, and all zeros is a `tm`; this program changes no environment

@@ -23,8 +23,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use rustls::{CipherSuite, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -56,6 +56,8 @@ pub struct Options {
     pub version: u64,
     /// Listens with Multipath TCP; clients without it are served as ever. Default off; needs a kernel that has it.
     pub multipath: bool,
+    /// The only TLS 1.3 cipher it knows, so that its client's cost can be measured. Default: all, the client's first.
+    pub cipher: Option<CipherSuite>,
 }
 
 /// Why an origin did not start.
@@ -109,7 +111,11 @@ impl Authority {
         &self.pem
     }
 
-    fn server_config(&self, names: &[&str]) -> Result<ServerConfig, OriginError> {
+    fn server_config(
+        &self,
+        names: &[&str],
+        cipher: Option<CipherSuite>,
+    ) -> Result<ServerConfig, OriginError> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names)?;
         params
@@ -117,8 +123,11 @@ impl Authority {
             .push(DnType::CommonName, "tributary origin");
         let key = KeyPair::generate()?;
         let certificate: CertificateDer<'static> = params.signed_by(&key, &self.issuer)?.into();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let mut provider = rustls::crypto::ring::default_provider();
+        provider
+            .cipher_suites
+            .retain(|suite| cipher.is_none_or(|only| suite.suite() == only));
+        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key.into())?;
@@ -146,7 +155,7 @@ impl Origin {
         options: Options,
         tasks: &Tasks,
     ) -> Result<Self, OriginError> {
-        let tls = TlsAcceptor::from(Arc::new(authority.server_config(names)?));
+        let tls = TlsAcceptor::from(Arc::new(authority.server_config(names, options.cipher)?));
         let failed = |source| OriginError::Listen {
             address: bind,
             source,

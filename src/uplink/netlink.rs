@@ -31,17 +31,39 @@ pub async fn enumerate(seed: Seed) -> Result<Network, UplinkError> {
 
 /// The kernel's tables as they are now.
 pub(super) async fn tables() -> Result<Tables, UplinkError> {
+    let (links, addresses, routes) = ask(async |handle| dump(&handle).await).await?;
+    // Apart, for where only this is refused (an emulated kernel ends the conversation over it): without neighbours lines
+    // are told apart by device and interface, which is worse but works.
+    let neighbours = ask(async |handle| {
+        let table = handle.neighbours().get().execute();
+        collect("neighbours", table, |m| neighbour(&m)).await
+    });
+    let neighbours = neighbours.await.unwrap_or_default();
+    let mut classified = Vec::with_capacity(links.len());
+    for link in links {
+        classified.push(link.classify().await);
+    }
+    Ok(Tables {
+        links: classified,
+        addresses,
+        routes,
+        neighbours,
+    })
+}
+
+/// One conversation with the kernel.
+async fn ask<T>(what: impl AsyncFnOnce(Handle) -> Result<T, UplinkError>) -> Result<T, UplinkError> {
     let (connection, handle, _unsolicited) = rtnetlink::new_connection().map_err(UplinkError::Socket)?;
-    let dumped = tokio::time::timeout(ANSWER_LIMIT, async {
+    let answered = tokio::time::timeout(ANSWER_LIMIT, async {
         tokio::select! {
-            tables = dump(&handle) => tables,
+            answer = what(handle) => answer,
             () = connection => Err(UplinkError::Socket(std::io::ErrorKind::BrokenPipe.into())),
         }
     });
-    dumped.await.map_err(|_| UplinkError::Timeout(ANSWER_LIMIT))?
+    answered.await.map_err(|_| UplinkError::Timeout(ANSWER_LIMIT))?
 }
 
-async fn dump(handle: &Handle) -> Result<Tables, UplinkError> {
+async fn dump(handle: &Handle) -> Result<(Vec<RawLink>, Vec<Address>, Vec<DefaultRoute>), UplinkError> {
     let links = collect("links", handle.link().get().execute(), |m| raw_link(&m)).await?;
     let addresses = collect("addresses", handle.address().get().execute(), |m| address(&m)).await?;
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
@@ -56,21 +78,7 @@ async fn dump(handle: &Handle) -> Result<Tables, UplinkError> {
     })
     .await;
     routes.extend(v6.unwrap_or_default());
-    let neighbours = collect("neighbours", handle.neighbours().get().execute(), |m| {
-        neighbour(&m)
-    })
-    .await;
-    let mut classified = Vec::with_capacity(links.len());
-    for link in links {
-        classified.push(link.classify().await);
-    }
-    Ok(Tables {
-        links: classified,
-        addresses,
-        routes,
-        // Without them lines are told apart by device and interface, which is worse but works.
-        neighbours: neighbours.unwrap_or_default(),
-    })
+    Ok((links, addresses, routes))
 }
 
 /// Reads a table to its end, keeping what `pick` makes of its messages.

@@ -135,10 +135,12 @@ impl Peer {
         self.start(label, command).wait(LIMIT)
     }
 
-    /// The `tributary` program with these arguments.
+    /// The `tributary` program with these arguments: this build's, or the one that `TRIBUTARY_LAB_BINARY` names, to try
+    /// what is shipped.
     #[track_caller]
     pub fn tributary(&self, args: &[&str]) -> Command {
-        let mut command = self.command(env!("CARGO_BIN_EXE_tributary"));
+        let named = std::env::var("TRIBUTARY_LAB_BINARY").ok();
+        let mut command = self.command(named.as_deref().unwrap_or(env!("CARGO_BIN_EXE_tributary")));
         command.args(args);
         command
     }
