@@ -89,7 +89,7 @@ fn flap(times: u32, size: &str) {
 
 /// What was wasted, as a share of the file, and how fast it was, as a share of what the stable lines carry.
 fn flapping(times: u32, size: &str) -> Option<(f64, f64)> {
-    let lab = Lab::new()?;
+    let lab = Lab::beside()?;
     let stable = 20.0;
     let wire = || uplink(stable, 10.0).delay_ms(15);
     let lab = lab
@@ -199,7 +199,7 @@ fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
         thread::sleep(Duration::from_millis(1_500));
         let lent = lab.at("lender").wire(0).carried().down;
         peer.lan_cable(true);
-        let again = wait_for("more over the lender", SOON, || {
+        let again = wait_for("more over the lender", 2 * BACK, || {
             lab.at("lender").wire(0).carried().down > lent + WORK
         });
         let done = house.ends_well(&mut get);

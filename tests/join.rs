@@ -133,7 +133,7 @@ fn without_multicast_named_and_last_known_peers_are_found() {
 
 #[test]
 fn a_device_alone_uses_both_uplinks_of_its_own() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer(
         "alone",
         [uplink(20.0, 10.0).delay_ms(10), uplink(20.0, 10.0).delay_ms(20)],

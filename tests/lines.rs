@@ -25,7 +25,7 @@ const TAKEN_OVER: Duration = Duration::from_secs(4);
 
 #[test]
 fn two_peers_behind_one_router_and_one_with_its_own_line_are_two_lines_and_it_is_told_what_they_bring() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("router", uplink(20.0, 10.0).delay_ms(10))
         .peer("desk", no_uplink())
@@ -90,7 +90,7 @@ fn two_peers_behind_one_router_and_one_with_its_own_line_are_two_lines_and_it_is
 
 #[test]
 fn a_device_whose_gateway_is_a_peer_ends_in_that_peers_line() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("router", uplink(20.0, 10.0).delay_ms(10))
         .peer("desk", no_uplink())
@@ -227,7 +227,7 @@ fn two_cables_of_one_device_to_one_router_are_one_line_and_either_will_do() {
 
 #[test]
 fn a_device_alone_with_two_lines_of_its_own_pools_them_and_says_so() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer(
         "alone",
         [uplink(20.0, 10.0).delay_ms(10), uplink(12.0, 6.0).delay_ms(20)],

@@ -124,8 +124,8 @@ impl Lab {
         Self::in_place(Place::alone)
     }
 
-    /// The same for a test that waits for what happens, and judges no rate and no time that is near to what it takes:
-    /// others of that kind may exist at the same time.
+    /// The same for a test whose figures are far from what it judges, or which measures them again where they miss (see
+    /// [`measured`]): others of that kind may exist at the same time.
     pub fn beside() -> Option<Self> {
         Self::in_place(Place::beside)
     }
