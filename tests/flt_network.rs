@@ -191,7 +191,7 @@ fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
     let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
-    for roaming in ["lender", "borrower"] {
+    let mut roam = |roaming: &str| {
         let peer = lab.at(roaming);
         let before = lab.carried().down;
         let mut get = house.download("borrower", &origin, "48MiB", 4_000_000);
@@ -212,11 +212,16 @@ fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
             waste * 100.0,
             house.said("borrower", "peer joined")
         ));
-        assert!(waste * 48.0 <= UNDER_WAY, "{waste}");
         for name in ["borrower", "lender"] {
             assert_eq!(house.said(name, "peer joined"), 1, "{name}: the same link");
             assert_eq!(house.said(name, "peer left"), 0, "{name}: the same link");
         }
+        waste * 48.0
+    };
+    for roaming in ["lender", "borrower"] {
+        // On a busy machine the silence may last longer than the cable is out.
+        let promise = "no more again than what was under way";
+        measured(promise, || roam(roaming), |waste| *waste <= UNDER_WAY);
     }
 }
 
