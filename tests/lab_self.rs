@@ -480,24 +480,29 @@ impl Path {
         let began = Instant::now();
         thread::scope(|scope| {
             let count = scope.spawn(|| {
+                lab::favour_this_thread();
                 let mut arrivals = Vec::new();
                 while receive(to, Duration::from_millis(300)).is_some() {
                     arrivals.push(began.elapsed().as_secs_f64());
                 }
                 arrivals
             });
-            let mut sent = 0.0;
             let bytes = |time: Duration| rate * 1e6 / 8.0 * time.as_secs_f64();
-            while began.elapsed() < time {
-                // Who was held up does not catch up: so much at once would not fit into any queue.
-                sent = bytes(began.elapsed().saturating_sub(Duration::from_millis(20))).max(sent);
-                while sent < bytes(began.elapsed()) {
-                    // A full queue of the sender's own is a loss like any other.
-                    let _ = from.send(&packet);
-                    sent += 1500.0;
+            scope.spawn(move || {
+                lab::favour_this_thread();
+                let mut sent = 0.0;
+                while began.elapsed() < time {
+                    // Who was held up does not catch up: so much at once would not fit into any queue.
+                    let held_up = began.elapsed().saturating_sub(Duration::from_millis(20));
+                    sent = bytes(held_up).max(sent);
+                    while sent < bytes(began.elapsed()) {
+                        // A full queue of the sender's own is a loss like any other.
+                        let _ = from.send(&packet);
+                        sent += 1500.0;
+                    }
+                    thread::sleep(Duration::from_millis(1));
                 }
-                thread::sleep(Duration::from_millis(1));
-            }
+            });
             let arrivals = count.join().unwrap();
             let span = arrivals[arrivals.len() - 1] - arrivals[0];
             (arrivals.len() - 1) as f64 * 1500.0 * 8.0 / span / 1e6

@@ -73,7 +73,7 @@ pub use peer::{Peer, wait_for};
 pub use plug::Plug;
 pub use process::{Finished, Memory, Process, cpu, machine_cpu, memory};
 pub use report::{lanes, peers};
-pub use wire::{Carried, Families, Family, Uplink, Wire, uplink};
+pub use wire::{Carried, Families, Family, Uplink, Wire, favour_this_thread, uplink};
 
 /// Where the LAN's switch has its ports.
 const SWITCH: &str = "lan";
