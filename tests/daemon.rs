@@ -26,7 +26,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 #[test]
 fn the_service_manager_is_told_of_start_health_reload_and_stop_in_order() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("alone", uplink(20.0, 10.0));
     let alone = lab.at("alone");
     let manager = Manager::at(&alone.directory().join("notify"));
@@ -86,7 +86,7 @@ fn the_service_manager_is_told_of_start_health_reload_and_stop_in_order() {
 
 #[test]
 fn a_watchdog_that_is_another_processs_business_is_left_alone() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("alone", uplink(20.0, 10.0));
     let alone = lab.at("alone");
     let manager = Manager::at(&alone.directory().join("notify"));
@@ -109,7 +109,7 @@ fn a_watchdog_that_is_another_processs_business_is_left_alone() {
 /// that it writes: to open it never returns.
 #[test]
 fn a_loop_that_hangs_is_not_said_to_be_well_and_a_second_signal_ends_even_that_at_once() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("hanging", uplink(20.0, 10.0)).peer("other", no_uplink());
     let (hanging, other) = (lab.at("hanging"), lab.at("other"));
     let manager = Manager::at(&hanging.directory().join("notify"));
@@ -162,7 +162,7 @@ fn a_loop_that_hangs_is_not_said_to_be_well_and_a_second_signal_ends_even_that_a
 
 #[test]
 fn a_stop_in_mid_download_tells_peers_and_leaves_a_transfer_that_goes_on_later() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("borrower", uplink(20.0, 10.0).delay_ms(10))
         .peer("lender", uplink(20.0, 10.0).delay_ms(10))
@@ -224,7 +224,7 @@ fn a_stop_in_mid_download_tells_peers_and_leaves_a_transfer_that_goes_on_later()
 
 #[test]
 fn two_signals_at_once_end_it_at_once() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("alone", uplink(8.0, 2.0));
     let origin = lab.origin("origin.lab");
     let alone = lab.at("alone");
@@ -247,7 +247,7 @@ fn two_signals_at_once_end_it_at_once() {
 
 #[test]
 fn at_its_usual_level_the_log_says_nothing_of_what_is_downloaded() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("borrower", uplink(20.0, 10.0))
         .peer("lender", uplink(20.0, 10.0));
@@ -287,7 +287,7 @@ fn for_the_journal_lines_have_a_priority_and_neither_time_nor_colour() {
     if !installed("sh") {
         return;
     }
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("alone", uplink(20.0, 10.0));
     let alone = lab.at("alone");
     // The journal's pipe is known by its device and inode.
@@ -315,7 +315,7 @@ fn without_any_privilege_it_lends_and_borrows_as_with_all() {
     if !installed("setpriv") {
         return;
     }
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("borrower", uplink(20.0, 10.0))
         .peer("lender", uplink(20.0, 10.0));

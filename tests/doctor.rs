@@ -44,7 +44,7 @@ const CHECKS: [&str; 13] = [
 
 #[test]
 fn in_a_healthy_household_everything_is_fine() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0).delay_ms(10))
         .peer("bob", uplink(20.0, 10.0).delay_ms(10));
@@ -72,7 +72,7 @@ fn in_a_healthy_household_everything_is_fine() {
 
 #[test]
 fn the_report_is_an_object_of_a_stable_shape_and_the_text_fits_a_terminal() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", uplink(20.0, 10.0));
     let ann = lab.at("ann");
     let report = examined(ann).json;
@@ -118,7 +118,7 @@ fn the_report_is_an_object_of_a_stable_shape_and_the_text_fits_a_terminal() {
 
 #[test]
 fn without_a_daemon_it_joins_as_a_guest_and_sees_who_comes_in() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("bob", uplink(20.0, 10.0));
@@ -154,7 +154,7 @@ fn without_a_daemon_it_joins_as_a_guest_and_sees_who_comes_in() {
 
 #[test]
 fn multicast_that_does_not_pass_is_named_by_a_peer_that_is_there_all_the_same() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("bob", uplink(20.0, 10.0));
@@ -179,7 +179,7 @@ fn multicast_that_does_not_pass_is_named_by_a_peer_that_is_there_all_the_same() 
 
 #[test]
 fn a_port_that_another_program_has_is_named_with_how_to_find_it() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", uplink(20.0, 10.0));
     let ann = lab.at("ann");
     let _squatter = ann.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 7436)));
@@ -200,7 +200,7 @@ fn a_port_that_another_program_has_is_named_with_how_to_find_it() {
 
 #[test]
 fn an_mdns_port_that_is_not_shared_is_named() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", uplink(20.0, 10.0));
     let ann = lab.at("ann");
     let _selfish = ann.inside(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)));
@@ -212,7 +212,7 @@ fn an_mdns_port_that_is_not_shared_is_named() {
 
 #[test]
 fn a_lan_cable_that_is_out_is_named() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("bob", uplink(20.0, 10.0));
@@ -227,7 +227,7 @@ fn a_lan_cable_that_is_out_is_named() {
 
 #[test]
 fn a_household_of_one_line_is_told_that_nothing_can_be_faster() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", uplink(20.0, 10.0)).peer("bob", no_uplink());
     let _origin = lab.origin("origin.lab");
     let (ann, bob) = (lab.at("ann"), lab.at("bob"));
@@ -252,7 +252,7 @@ fn a_household_of_one_line_is_told_that_nothing_can_be_faster() {
 
 #[test]
 fn an_uplink_that_reaches_nothing_is_named_and_the_other_is_not() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", [uplink(20.0, 10.0), uplink(20.0, 10.0)]);
     let _origin = lab.origin("origin.lab");
     let ann = lab.at("ann");
@@ -270,7 +270,7 @@ fn an_uplink_that_reaches_nothing_is_named_and_the_other_is_not() {
 
 #[test]
 fn a_name_that_is_not_found_is_named_and_the_uplinks_are_not_blamed() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", [uplink(20.0, 10.0), uplink(20.0, 10.0)]);
     let ann = lab.at("ann");
     let report = examined(ann);
@@ -280,7 +280,7 @@ fn a_name_that_is_not_found_is_named_and_the_uplinks_are_not_blamed() {
 
 #[test]
 fn a_peer_that_announces_a_port_where_nothing_gets_in_is_behind_a_firewall() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("bob", uplink(20.0, 10.0));
@@ -306,7 +306,7 @@ fn a_peer_that_announces_a_port_where_nothing_gets_in_is_behind_a_firewall() {
 
 #[test]
 fn whatever_listens_and_is_no_daemon_is_named() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("ann", uplink(20.0, 10.0));
     let ann = lab.at("ann");
     let state = ann.directory().join("state");
@@ -328,7 +328,7 @@ fn a_user_who_may_not_ask_the_daemon_is_told_how_to_be_allowed() {
     if !installed("setpriv") {
         return;
     }
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab
         .peer("ann", uplink(20.0, 10.0))
         .peer("bob", uplink(20.0, 10.0));

@@ -85,7 +85,7 @@ fn every_fault_at_the_beginning_in_the_middle_and_at_the_end() {
 /// One download for each of these moments (shares of the file), each in a household of its own.
 fn strike(fault: Fault, moments: &[f64]) {
     for moment in moments {
-        let Some(lab) = Lab::new() else { return };
+        let Some(lab) = Lab::beside() else { return };
         let mut lab = lab.peer("borrower", uplink(RATE, 10.0).delay_ms(15));
         for name in LENDERS {
             lab = lab.peer(name, uplink(RATE, 10.0).delay_ms(15));

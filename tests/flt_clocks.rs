@@ -42,7 +42,7 @@ fn daemons(lab: &Lab, clocks: &Clocks) -> Vec<Process> {
 
 #[test]
 fn flt_17_a_calendar_that_jumps_ends_no_link_and_no_lease() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let Some(clocks) = Clocks::new(lab.at("borrower").directory()) else {
         return;
     };
@@ -83,7 +83,7 @@ fn flt_17_a_calendar_that_jumps_ends_no_link_and_no_lease() {
 
 #[test]
 fn flt_17_in_1970_peers_meet_and_a_download_waits_for_the_clock() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let Some(clocks) = Clocks::new(lab.at("borrower").directory()) else {
         return;
     };
@@ -122,7 +122,7 @@ fn flt_17_in_1970_peers_meet_and_a_download_waits_for_the_clock() {
 #[test]
 #[ignore = "a minute of waiting for a clock that nobody sets: run by hand"]
 fn flt_17_a_clock_that_nobody_sets_is_named_after_a_minute() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let borrower = lab.at("borrower");
     let Some(clocks) = Clocks::new(borrower.directory()) else {
         return;
@@ -149,7 +149,7 @@ fn flt_17_a_clock_that_nobody_sets_is_named_after_a_minute() {
 #[test]
 fn flt_18_after_a_sleep_stale_links_and_tunnels_are_dropped_at_once() {
     for sleeper in ["lender", "borrower"] {
-        let Some(lab) = Lab::new().map(two) else { return };
+        let Some(lab) = Lab::beside().map(two) else { return };
         let Some(clocks) = Clocks::new(lab.at(sleeper).directory()) else {
             return;
         };
@@ -195,7 +195,7 @@ fn flt_18_after_a_sleep_stale_links_and_tunnels_are_dropped_at_once() {
 
 #[test]
 fn flt_28_without_multicast_known_peers_are_found_and_a_device_works_alone_and_says_so_once() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let alone = "no other device answers mDNS";
     // They meet, and multicast is blocked from then on.
@@ -238,7 +238,7 @@ fn flt_29_beside_avahi_on_the_same_device_both_see_and_are_seen() {
     if !needed.into_iter().all(installed) {
         return;
     }
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     // avahi wants a bus of its own, and /run without the machine's.
     let script = "mount -t tmpfs tmpfs /run && mkdir -p /run/dbus || exit 1
         dbus-daemon --system --fork --print-pid > /run/dbus.pid || exit 1

@@ -11,7 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::{
-    Families, Family, House, Lab, Options, Peer, SOON, Uplink, figure, lanes, no_uplink, uplink, wait_for,
+    Families, Family, House, Lab, Options, Peer, SOON, Uplink, figure, lanes, measured, no_uplink, uplink,
+    wait_for,
 };
 use serde_json::Value;
 
@@ -44,7 +45,7 @@ fn two(lab: Lab) -> Lab {
 
 #[test]
 fn flt_05_a_lender_whose_uplink_dies_stays_in_the_pool_and_is_used_again_when_it_is_back() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
     let (borrower, lender) = (lab.at("borrower"), lab.at("lender"));
@@ -79,7 +80,16 @@ fn flt_06_an_uplink_that_flaps_thirty_times_costs_the_stable_ones_little() {
 
 /// Two seconds without, two seconds with, so many times, while the two others could just do the file in that time.
 fn flap(times: u32, size: &str) {
-    let Some(lab) = Lab::new() else { return };
+    measured(
+        "at most 5 % of waste, at least 0.9 of the stable lines",
+        || flapping(times, size),
+        |figures| figures.is_none_or(|(waste, share)| waste <= 0.05 && share >= 0.9),
+    );
+}
+
+/// What was wasted, as a share of the file, and how fast it was, as a share of what the stable lines carry.
+fn flapping(times: u32, size: &str) -> Option<(f64, f64)> {
+    let lab = Lab::beside()?;
     let stable = 20.0;
     let wire = || uplink(stable, 10.0).delay_ms(15);
     let lab = lab
@@ -111,13 +121,12 @@ fn flap(times: u32, size: &str) {
         waste * 100.0,
         house.said("flapping", "comes and goes")
     ));
-    assert!(waste <= 0.05, "{waste}");
-    assert!(share >= 0.9, "{share}");
+    Some((waste, share))
 }
 
 #[test]
 fn flt_13_a_peer_or_this_device_with_a_new_lan_address_is_met_again_and_the_download_goes_on() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
     let (borrower, lender) = (lab.at("borrower"), lab.at("lender"));
@@ -151,7 +160,7 @@ fn flt_13_a_peer_or_this_device_with_a_new_lan_address_is_met_again_and_the_down
 
 #[test]
 fn flt_14_an_uplink_with_a_new_address_is_dialled_again_at_once() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
     let mut get = house.download("borrower", &origin, "96MiB", 4_000_000);
@@ -179,10 +188,10 @@ fn flt_14_an_uplink_with_a_new_address_is_dialled_again_at_once() {
 
 #[test]
 fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
-    let Some(lab) = Lab::new().map(two) else { return };
+    let Some(lab) = Lab::beside().map(two) else { return };
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
-    for roaming in ["lender", "borrower"] {
+    let mut roam = |roaming: &str| {
         let peer = lab.at(roaming);
         let before = lab.carried().down;
         let mut get = house.download("borrower", &origin, "48MiB", 4_000_000);
@@ -190,7 +199,7 @@ fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
         thread::sleep(Duration::from_millis(1_500));
         let lent = lab.at("lender").wire(0).carried().down;
         peer.lan_cable(true);
-        let again = wait_for("more over the lender", SOON, || {
+        let again = wait_for("more over the lender", 2 * BACK, || {
             lab.at("lender").wire(0).carried().down > lent + WORK
         });
         let done = house.ends_well(&mut get);
@@ -203,11 +212,16 @@ fn flt_15_a_link_outlives_a_second_and_a_half_without_the_lan() {
             waste * 100.0,
             house.said("borrower", "peer joined")
         ));
-        assert!(waste * 48.0 <= UNDER_WAY, "{waste}");
         for name in ["borrower", "lender"] {
             assert_eq!(house.said(name, "peer joined"), 1, "{name}: the same link");
             assert_eq!(house.said(name, "peer left"), 0, "{name}: the same link");
         }
+        waste * 48.0
+    };
+    for roaming in ["lender", "borrower"] {
+        // On a busy machine the silence may last longer than the cable is out.
+        let promise = "no more again than what was under way";
+        measured(promise, || roam(roaming), |waste| *waste <= UNDER_WAY);
     }
 }
 
@@ -226,20 +240,21 @@ fn flt_16_where_one_version_of_ip_breaks_the_other_one_is_there_within_300_ms() 
         let mut house = House::new(&lab, 1);
         let borrower = lab.at("borrower");
         let wire = lab.at(if lent { "lender" } else { "borrower" }).wire(0);
-        let mut small = |number: usize| {
+        let sha256 = origin.sha256("1000");
+        let mut number = 0;
+        let mut small = || {
+            number += 1;
             let file = format!("small{number}");
-            let sha256 = origin.sha256("1000");
             let finished = borrower.get(&origin.url("1000"), &["-o", &file, "--sha256", &sha256]);
             let done = finished.ok().report("done").unwrap();
             done["elapsed"].as_f64().unwrap()
         };
-        let sound = lab::middle((0..5).map(&mut small).collect());
-        let mut losses = Vec::new();
-        for broken in [Family::V6, Family::V4] {
+        let mut five = || lab::middle((0..5).map(|_| small()).collect());
+        let sound = five();
+        let losses = [Family::V6, Family::V4].map(|broken| {
             wire.set(wire.get().mute(Some(broken)));
-            let number = 10 * broken as usize;
-            losses.push(lab::middle((number..number + 5).map(&mut small).collect()) - sound);
-        }
+            measured("300 ms more at most", || five() - sound, |loss| *loss <= 0.3)
+        });
         house.is_well();
         figure(format_args!(
             "FLT-16: {}: first byte after {:.0} ms; {:+.0} ms without IPv6, {:+.0} ms without IPv4",
@@ -252,13 +267,12 @@ fn flt_16_where_one_version_of_ip_breaks_the_other_one_is_there_within_300_ms() 
             losses[0] * 1e3,
             losses[1] * 1e3
         ));
-        assert!(losses.iter().all(|loss| *loss <= 0.3), "{losses:?}");
     }
 }
 
 #[test]
 fn flt_16_a_version_of_ip_that_breaks_in_mid_download_is_replaced_by_the_other_one() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let both = line().families(Families::Both);
     let lab = lab.peer("borrower", both).peer("lender", both);
     let origin = lab.origin_over("origin.lab", Options::default(), Families::Both);
@@ -279,7 +293,7 @@ fn flt_16_a_version_of_ip_that_breaks_in_mid_download_is_replaced_by_the_other_o
 
 #[test]
 fn flt_47_a_stick_that_is_named_anew_or_put_in_again_is_found_and_no_byte_takes_the_wrong_way() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let lab = lab.peer("alone", [line(), line()]);
     let origin = lab.origin("origin.lab");
     let mut house = House::new(&lab, 2);
@@ -320,7 +334,7 @@ fn flt_47_a_stick_that_is_named_anew_or_put_in_again_is_found_and_no_byte_takes_
 
 #[test]
 fn uplinks_with_ipv6_only_carry_their_share_own_and_lent() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let only = line().families(Families::V6);
     let lab = lab.peer("borrower", only).peer("lender", only);
     let origin = lab.origin_over("origin.lab", Options::default(), Families::Both);
@@ -329,7 +343,7 @@ fn uplinks_with_ipv6_only_carry_their_share_own_and_lent() {
 
 #[test]
 fn an_uplink_with_ipv4_only_and_one_with_ipv6_only_serve_one_download() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let only = |families| line().families(families);
     let lab = lab
         .peer("borrower", only(Families::V4))
@@ -340,7 +354,7 @@ fn an_uplink_with_ipv4_only_and_one_with_ipv6_only_serve_one_download() {
 
 #[test]
 fn an_uplink_with_both_versions_of_ip_is_one_lane_on_one_line() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = Lab::beside() else { return };
     let both = line().families(Families::Both);
     let lab = lab.peer("borrower", both).peer("lender", both);
     let origin = lab.origin_over("origin.lab", Options::default(), Families::Both);

@@ -196,8 +196,8 @@ fn a_daemon_that_is_told_to_end_gives_its_work_back() {
 fn http_30_of_two_gets_of_one_file_the_second_is_told_that_it_is_busy() {
     let Some(house) = House::of_one_user() else { return };
     let _daemon = house.start();
-    // Longer than the second waits for the first to let go.
-    let url = house.origin.url("64MiB");
+    // Longer than both of the others wait for it to let go.
+    let url = house.origin.url("80MiB");
     let mut first = house.get(&url, &["-o", "file"]);
     wait_for("the first has begun", SOON, || house.part().exists());
     for how in [&["-o", "file"][..], &["-o", "file", "--standalone"]] {
@@ -207,7 +207,7 @@ fn http_30_of_two_gets_of_one_file_the_second_is_told_that_it_is_busy() {
         assert!(second.stderr.contains(expected), "{}", second.stderr);
     }
     first.wait(LIMIT).ok();
-    assert_eq!(sha256sum(&house.dir().join("file")), house.origin.sha256("64MiB"));
+    assert_eq!(sha256sum(&house.dir().join("file")), house.origin.sha256("80MiB"));
 }
 
 #[test]
@@ -439,7 +439,7 @@ struct House {
 
 impl House {
     fn of_one_user() -> Option<Self> {
-        Some(Self::new(Lab::new()?, None))
+        Some(Self::new(Lab::beside()?, None))
     }
 
     /// A daemon of a user of its own; needs root, and `setpriv`.
@@ -448,7 +448,7 @@ impl House {
             return None;
         }
         // Known only now: the lab may have had to enter a namespace of its own for users.
-        let lab = Lab::new()?;
+        let lab = Lab::beside()?;
         let mapped = fs::read_to_string("/proc/self/uid_map").unwrap();
         if !geteuid().is_root() || mapped.split_whitespace().last() == Some("1") {
             figure(format_args!("skipped: there is only one user here"));

@@ -17,7 +17,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lab::{INTERNET, Lab, Peer, SOON, figure, installed, middle, no_uplink, uplink};
+use lab::{INTERNET, Lab, Peer, SOON, figure, installed, measured, no_uplink, uplink};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -30,12 +30,12 @@ fn a_wire_carries_its_rate_and_not_more() {
     let lab = lab.peer("peer", uplink(20.0, 10.0).delay_ms(15));
     let path = Path::new(&lab, lab.at("peer"), 0);
     for (way, asked) in [(Way::Down, 20.0), (Way::Up, 10.0)] {
-        let rate = path.flood(way, 1.5 * asked, Duration::from_secs(2));
-        figure(format_args!("wire: {way:?} {rate:.2} of {asked} Mbit/s"));
-        assert!(
-            (0.97..=1.01).contains(&(rate / asked)),
-            "{way:?}: {rate} of {asked}"
+        let rate = measured(
+            &format!("{way:?}: 0.97 to 1.01 of {asked} Mbit/s"),
+            || path.flood(way, 1.5 * asked, Duration::from_secs(2)),
+            |rate| (0.97..=1.01).contains(&(rate / asked)),
         );
+        figure(format_args!("wire: {way:?} {rate:.2} of {asked} Mbit/s"));
     }
 }
 
@@ -48,22 +48,27 @@ fn tcp_fills_a_wire() {
     let lab = lab.peer("peer", uplink(20.0, 10.0).delay_ms(15));
     let origin = lab.origin("origin.lab");
     let peer = lab.at("peer");
-    let mut curl = peer.command("curl");
-    curl.args(["-sS", "-o", "file", "-w", "%{time_starttransfer} %{time_total}"])
-        .arg(origin.url("10MiB"));
-    let finished = peer.run("curl", curl).ok();
-    let times: Vec<f64> = finished
-        .stdout
-        .split(' ')
-        .map(|time| time.parse().unwrap())
-        .collect();
-    let share = 10.0 * 1.048_576 * 8.0 / (times[1] - times[0]) / 20.0;
-    figure(format_args!(
-        "curl: {share:.3} of 20 Mbit/s, first byte after {:.0} ms, CPU {:?}",
-        times[0] * 1e3,
-        finished.cpu
-    ));
-    assert!((0.85..=0.98).contains(&share), "{share}");
+    let fetch = || {
+        let mut curl = peer.command("curl");
+        curl.args(["-sS", "-o", "file", "-w", "%{time_starttransfer} %{time_total}"])
+            .arg(origin.url("10MiB"));
+        let finished = peer.run("curl", curl).ok();
+        let times: Vec<f64> = finished
+            .stdout
+            .split(' ')
+            .map(|time| time.parse().unwrap())
+            .collect();
+        let share = 10.0 * 1.048_576 * 8.0 / (times[1] - times[0]) / 20.0;
+        figure(format_args!(
+            "curl: {share:.3} of 20 Mbit/s, first byte after {:.0} ms, CPU {:?}",
+            times[0] * 1e3,
+            finished.cpu
+        ));
+        share
+    };
+    measured("0.85 to 0.98 of a line by curl", fetch, |share| {
+        (0.85..=0.98).contains(share)
+    });
     let sum = peer.command("sha256sum").arg("file").output().unwrap();
     assert!(
         String::from_utf8(sum.stdout)
@@ -81,10 +86,11 @@ fn a_wire_delays_what_is_asked() {
     for one_way in [15, 0, 60] {
         peer.wire(0).set(uplink(50.0, 50.0).delay_ms(one_way));
         let times: Vec<f64> = (0..15)
-            .map(|_| path.ping().expect("an answer").as_secs_f64() * 1e3)
+            .map(|_| path.ping(SOON).expect("an answer").as_secs_f64() * 1e3)
             .collect();
         let asked = 2.0 * one_way as f64;
-        let time = middle(times);
+        // A wire is never too fast, and what a busy machine adds, it does not add to all of them.
+        let time = times.into_iter().fold(f64::INFINITY, f64::min);
         figure(format_args!("delay: {time:.2} ms there and back, asked {asked}"));
         assert!((-0.2..2.0).contains(&(time - asked)), "{time} ms");
     }
@@ -117,23 +123,27 @@ fn a_wire_changes_while_it_runs() {
     let lab = lab.peer("peer", uplink(20.0, 10.0).delay_ms(5));
     let wire = lab.at("peer").wire(0);
     let path = Path::new(&lab, lab.at("peer"), 0);
-    assert!(path.ping().is_some());
+    assert!(path.ping(SOON).is_some());
     wire.cut();
     let before = wire.carried();
-    assert!(path.ping().is_none());
+    assert!(path.ping(SILENCE).is_none());
     assert_eq!(wire.carried(), before);
     wire.mend();
-    assert!(path.ping().is_some());
+    assert!(path.ping(SOON).is_some());
     wire.set(wire.get().dark(true, false));
     let before = wire.carried();
-    assert!(path.ping().is_none());
-    assert!(wire.carried().up > before.up && wire.carried().down == before.down);
+    assert!(path.ping(SILENCE).is_none());
+    lab::wait_for("the way up", SOON, || wire.carried().up > before.up);
+    assert_eq!(wire.carried().down, before.down);
     wire.set(uplink(20.0, 10.0));
     for asked in [20.0, 2.0, 40.0] {
         wire.set(wire.get().down(asked));
-        let rate = path.flood(Way::Down, 1.5 * asked, Duration::from_secs(1));
+        let rate = measured(
+            &format!("0.95 to 1.02 of {asked} Mbit/s"),
+            || path.flood(Way::Down, 1.5 * asked, Duration::from_secs(1)),
+            |rate| (0.95..=1.02).contains(&(rate / asked)),
+        );
         figure(format_args!("changed wire: {rate:.2} of {asked} Mbit/s"));
-        assert!((0.95..=1.02).contains(&(rate / asked)), "{rate} of {asked}");
     }
 }
 
@@ -144,7 +154,7 @@ fn a_wire_counts_each_byte_of_each_way() {
     let path = Path::new(&lab, lab.at("peer"), 1);
     let before = lab.at("peer").wire(1).carried();
     for _ in 0..10 {
-        path.ping().unwrap();
+        path.ping(SOON).unwrap();
     }
     let after = lab.at("peer").wire(1).carried();
     let expected = 10 * (PING.len() + HEADERS) as u64;
@@ -183,7 +193,7 @@ fn a_program_chooses_its_uplink_by_interface() {
     curl.args(["-sS", "-o", "/dev/null"]).arg(origin.url("200kB"));
     peer.run("curl", curl).ok();
     peer.wan_cable(0, true);
-    assert!(Path::new(&lab, peer, 0).ping().is_some());
+    assert!(Path::new(&lab, peer, 0).ping(SOON).is_some());
 }
 
 #[test]
@@ -225,8 +235,14 @@ fn multicast_and_link_local_addresses_work_on_the_lan() {
     let to4 = SocketAddr::from((group4, 5353));
     let to6 = SocketAddr::from(SocketAddrV6::new(group6, 5353, 0, here));
     for (sender, to, listener) in [(sender4, to4, listener4), (sender6, to6, listener6)] {
-        sender.send_to(b"hello", &to.into()).unwrap();
-        let from = receive(&listener, SOON).expect("multicast across the bridge").1;
+        let mut from = None;
+        // A switch takes a moment until it passes on what a new port is sent.
+        lab::wait_for("multicast across the bridge", SOON, || {
+            sender.send_to(b"hello", &to.into()).unwrap();
+            from = receive(&listener, Duration::from_millis(50));
+            from.is_some()
+        });
+        let from = from.unwrap().1;
         let link_local = matches!(from, SocketAddr::V6(from) if from.ip().is_unicast_link_local());
         assert!(from.ip() == one.lan_address() || link_local, "{from}");
     }
@@ -248,12 +264,15 @@ fn a_pulled_lan_cable_separates_a_peer_until_it_is_back() {
         let _ = sender.send_to(b"hello", address);
         receive(&listener, limit).is_some()
     };
-    assert!(arrives(SOON));
+    let again = Duration::from_millis(50);
+    lab::wait_for("the first packet", SOON, || arrives(again));
     lab.at("two").lan_cable(false);
     assert_eq!(carrier().trim(), "0");
+    // What came before is no sign of now.
+    while receive(&listener, again).is_some() {}
     assert!(!arrives(Duration::from_millis(200)));
     lab.at("two").lan_cable(true);
-    lab::wait_for("the LAN", SOON, || arrives(Duration::from_millis(50)));
+    lab::wait_for("the LAN", SOON, || arrives(again));
     assert_eq!(carrier().trim(), "1");
 }
 
@@ -288,22 +307,28 @@ fn six_wires_carry_240_megabits_at_little_cost() {
     let paths: Vec<_> = (0..6)
         .map(|number| Path::new(&lab, lab.at("peer"), number))
         .collect();
-    let (began, before) = (Instant::now(), wires_cpu());
     let flood = |path: &Path| path.flood(Way::Down, 44.0, Duration::from_secs(2));
-    let rates: Vec<f64> = thread::scope(|scope| {
-        let floods: Vec<_> = paths
-            .iter()
-            .map(|path| scope.spawn(move || flood(path)))
-            .collect();
-        floods.into_iter().map(|flood| flood.join().unwrap()).collect()
-    });
-    let load = (wires_cpu() - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let six = || {
+        let (began, before) = (Instant::now(), wires_cpu());
+        let rates: Vec<f64> = thread::scope(|scope| {
+            let floods: Vec<_> = paths
+                .iter()
+                .map(|path| scope.spawn(move || flood(path)))
+                .collect();
+            floods.into_iter().map(|flood| flood.join().unwrap()).collect()
+        });
+        let load = (wires_cpu() - before).as_secs_f64() / began.elapsed().as_secs_f64();
+        (rates, load)
+    };
+    let (rates, load) = measured(
+        "37.2 to 40.4 Mbit/s each, less than 0.6 of a core",
+        six,
+        |(rates, load)| rates.iter().all(|rate| (37.2..=40.4).contains(rate)) && *load < 0.6,
+    );
     figure(format_args!(
         "six wires: {rates:.1?} of 40 Mbit/s each, {:.0} % of one core",
         load * 100.0
     ));
-    assert!(rates.iter().all(|rate| (37.2..=40.4).contains(rate)), "{rates:?}");
-    assert!(load < 0.6, "{load}");
 }
 
 #[test]
@@ -405,6 +430,8 @@ fn wires_cpu() -> Duration {
 }
 
 const PING: &[u8] = b"are you there?";
+/// So long without an answer is none.
+const SILENCE: Duration = Duration::from_millis(150);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
@@ -432,13 +459,13 @@ impl Path {
         Self { near, far }
     }
 
-    /// There and back, or `None` after 300 ms.
-    fn ping(&self) -> Option<Duration> {
+    /// There and back, or `None` where one of both ways takes longer than the limit.
+    fn ping(&self, limit: Duration) -> Option<Duration> {
         let began = Instant::now();
         self.near.send(PING).unwrap();
-        receive(&self.far, Duration::from_millis(150))?;
+        receive(&self.far, limit)?;
         self.far.send(PING).unwrap();
-        receive(&self.near, Duration::from_millis(150))?;
+        receive(&self.near, limit)?;
         Some(began.elapsed())
     }
 
@@ -453,21 +480,29 @@ impl Path {
         let began = Instant::now();
         thread::scope(|scope| {
             let count = scope.spawn(|| {
+                lab::favour_this_thread();
                 let mut arrivals = Vec::new();
                 while receive(to, Duration::from_millis(300)).is_some() {
                     arrivals.push(began.elapsed().as_secs_f64());
                 }
                 arrivals
             });
-            let mut sent = 0.0;
-            while began.elapsed() < time {
-                while sent < rate * 1e6 / 8.0 * began.elapsed().as_secs_f64() {
-                    // A full queue of the sender's own is a loss like any other.
-                    let _ = from.send(&packet);
-                    sent += 1500.0;
+            let bytes = |time: Duration| rate * 1e6 / 8.0 * time.as_secs_f64();
+            scope.spawn(move || {
+                lab::favour_this_thread();
+                let mut sent = 0.0;
+                while began.elapsed() < time {
+                    // Who was held up does not catch up: so much at once would not fit into any queue.
+                    let held_up = began.elapsed().saturating_sub(Duration::from_millis(20));
+                    sent = bytes(held_up).max(sent);
+                    while sent < bytes(began.elapsed()) {
+                        // A full queue of the sender's own is a loss like any other.
+                        let _ = from.send(&packet);
+                        sent += 1500.0;
+                    }
+                    thread::sleep(Duration::from_millis(1));
                 }
-                thread::sleep(Duration::from_millis(1));
-            }
+            });
             let arrivals = count.join().unwrap();
             let span = arrivals[arrivals.len() - 1] - arrivals[0];
             (arrivals.len() - 1) as f64 * 1500.0 * 8.0 / span / 1e6

@@ -199,7 +199,7 @@ struct House {
 
 impl House {
     fn new() -> Option<Self> {
-        let lab = Lab::new()?
+        let lab = Lab::beside()?
             .peer("borrower", uplink(RATE, 10.0).delay_ms(10))
             .peer("lender", uplink(RATE, 10.0).delay_ms(10));
         let lender = lab.at("lender").spawn_daemon(&[]);

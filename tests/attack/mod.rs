@@ -200,10 +200,28 @@ pub fn mdns(per_second: u64, end: &AtomicBool, sent: &AtomicU64) -> io::Result<(
 }
 
 /// Announces a peer of that name once, with these TXT strings.
-pub fn announce(instance: &str, host: Ipv4Addr, port: u16, txt: &[&str]) -> io::Result<()> {
+fn announce(instance: &str, host: Ipv4Addr, port: u16, txt: &[&str]) -> io::Result<()> {
     let group: SocketAddr = ([224, 0, 0, 251], 5353).into();
     let packet = announcement(instance, host, port, txt);
     mdns_socket()?.send_to(&packet, group).map(drop)
+}
+
+/// Announces a peer of that name until somebody calls it.
+pub async fn called(
+    endpoint: &quinn::Endpoint,
+    instance: &str,
+    host: Ipv4Addr,
+    txt: &[&str],
+) -> quinn::Incoming {
+    let port = endpoint.local_addr().unwrap().port();
+    loop {
+        announce(instance, host, port, txt).unwrap();
+        // A single packet may come before anybody listens.
+        let call = tokio::time::timeout(Duration::from_secs(1), endpoint.accept());
+        if let Ok(call) = call.await {
+            return call.unwrap();
+        }
+    }
 }
 
 fn mdns_socket() -> io::Result<std::net::UdpSocket> {

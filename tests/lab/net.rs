@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tributary::task::Tasks;
@@ -125,7 +125,14 @@ pub fn check_sources(name: &str) -> io::Result<()> {
 /// Adds an address.
 pub fn add_address(name: &str, address: impl Into<IpAddr>, prefix: u8) -> io::Result<()> {
     let (link, address) = (index(name)?, address.into());
-    netlink(async |handle| handle.address().add(link, address, prefix).execute().await)
+    netlink(async |handle| {
+        let mut request = handle.address().add(link, address, prefix);
+        if address.is_ipv6() {
+            // Else nobody can bind it until the kernel finds the time to see that nobody else has it.
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        request.execute().await
+    })
 }
 
 /// Takes an address away.

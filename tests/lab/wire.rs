@@ -576,8 +576,9 @@ fn pause(polls: &mut [PollFd<'_>], nanos: Option<u64>) {
     let _ = ppoll(polls, wait, None);
 }
 
-/// A wire is no program: it must not wait for the processor behind those it is there to test. Needs root.
-fn favour_this_thread() {
+/// A wire is no program, nor is what measures it: they must not wait for the processor behind those they are there to
+/// test. Needs root.
+pub fn favour_this_thread() {
     let _ = nix::sys::prctl::set_timerslack(1);
     #[expect(unsafe_code, reason = "nix does not wrap setpriority")]
     // SAFETY: takes three numbers; who = 0 is the calling thread.
