@@ -46,7 +46,9 @@ pub(crate) fn all(command: Command) -> io::Result<Vec<(String, String)>> {
 }
 
 fn page(command: &Command, related: &[String]) -> io::Result<(String, String)> {
-    let man = Man::new(command.clone()).manual("tributary");
+    let man = Man::new(command.clone())
+        .manual("tributary")
+        .source(concat!("tributary ", env!("CARGO_PKG_VERSION")));
     // What follows the options: prose for the description, and sections.
     let help = command
         .get_after_help()
