@@ -192,6 +192,31 @@ fn a_daemon_that_is_told_to_end_gives_its_work_back() {
     assert_eq!(sha256sum(&house.dir().join("file")), house.origin.sha256("16MiB"));
 }
 
+/// As when a package is upgraded: were the port taken, the new daemon would get another, or none at all.
+#[test]
+fn a_get_that_goes_on_alone_leaves_the_port_to_the_daemon_that_comes_back() {
+    let Some(house) = House::of_users() else { return };
+    let file = house.scratch.path().join("config.toml");
+    let config = fs::read_to_string(&file).unwrap() + "\n[lan]\nport = 7436\n";
+    fs::write(&file, config).unwrap();
+    let daemon = house.start();
+    let (url, size) = (house.origin.url("32MiB"), 32.0 * MIB as f64);
+    let to = house.home_of(CLIENT).join("file");
+    let mut get = house.get_as(CLIENT, DAEMON, &url, &["-o", to.to_str().unwrap()]);
+    house.wait_carried(0.3 * size);
+    daemon.signal(Signal::SIGTERM);
+    house.wait_carried(0.5 * size);
+    drop(daemon);
+    let _second = house.start();
+    assert!(
+        get.running(),
+        "the download is over: the port is free in any case"
+    );
+    let done = get.wait(LIMIT).ok();
+    assert!(done.stderr.contains("downloading without it"), "{}", done.stderr);
+    assert_eq!(sha256sum(&to), house.origin.sha256("32MiB"));
+}
+
 #[test]
 fn http_30_of_two_gets_of_one_file_the_second_is_told_that_it_is_busy() {
     let Some(house) = House::of_one_user() else { return };

@@ -70,7 +70,7 @@ fn the_unit_says_what_the_program_does() {
     let unit = fs::read_to_string(unit()).unwrap();
     for line in [
         "Type=notify",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'",
         "CapabilityBoundingSet=",
         "AmbientCapabilities=",
         "NoNewPrivileges=yes",

@@ -60,6 +60,12 @@ pub(super) enum Command {
     /// Download a file over every peer's uplink
     Get(Get),
     /// Be a peer, in the foreground: lend this device's uplinks and borrow others'
+    #[command(after_help = "\
+Examples:
+  tributary run
+  tributary run --config household.toml --state-dir /srv/tributary
+
+SIGHUP makes it read its configuration again; SIGTERM or Ctrl-C stops it in order, within 5 s.")]
     Run,
     /// Show what pooling brings here, peers, lanes with their rates, and what is running
     Status(Status),
@@ -128,6 +134,10 @@ pub(super) struct Status {
 
 /// `tributary check-config`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tributary check-config
+  tributary check-config household.toml")]
 pub(super) struct CheckConfig {
     /// The file to check [default: the one that --config names, else those that `tributary run` would read]
     pub(super) file: Option<PathBuf>,
@@ -161,6 +171,10 @@ pub(super) struct Doctor {
 
 /// `tributary demo`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tributary demo
+  tributary demo --plain")]
 pub(super) struct Demo {
     /// Plain lines instead of bars
     #[arg(long)]

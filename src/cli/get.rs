@@ -20,6 +20,9 @@ use super::args::{Common, Get};
 use super::show::{Show, follow};
 use super::{daemon, node_config, state_path};
 
+/// The kernel chooses.
+const ANY_PORT: u16 = 0;
+
 pub(super) async fn run(common: &Common, config: Config, options: Get, stop: CancellationToken) -> ExitCode {
     let mut show = Show::new(options.json, options.quiet);
     let wanted = request(&options).and_then(|request| Ok((request, destination(&options)?)));
@@ -57,12 +60,19 @@ impl Wanted<'_> {
         show: &mut Show,
         stop: &CancellationToken,
     ) -> Result<Done, Failed> {
-        let tasks = Tasks::new();
-        if !standalone {
-            match self.by_daemon(&tasks, show, stop).await {
+        let (tasks, mut config) = (Tasks::new(), config);
+        let without = match standalone {
+            true => Some(None),
+            false => match self.by_daemon(&tasks, show, stop).await {
                 Ok(decided) => return decided,
-                Err(Some(why)) => show.news(&format!("{why}; downloading without it")),
-                Err(None) => {}
+                Err(why) => why.map(Some),
+            },
+        };
+        if let Some(why) = without {
+            // Its port is the daemon's, also when that is away for the moment that an upgrade takes.
+            config.lan.port = Some(ANY_PORT);
+            if let Some(why) = why {
+                show.news(&format!("{why}; downloading without it"));
             }
         }
         self.alone(config, &tasks, show, stop).await

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +77,11 @@ pub fn main() -> ExitCode {
     // Blocking name resolution may still be waiting for a dead server; nothing depends on it any more.
     runtime.shutdown_background();
     code
+}
+
+/// The command line's definition, for what is made from it when packages are: man pages and shell completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 async fn run(cli: Cli, config: Config) -> ExitCode {
