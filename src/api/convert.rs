@@ -115,9 +115,10 @@ fn part(info: &LaneInfo, bytes: u64) -> LaneProgress {
 const fn code(error: &DownloadError) -> u8 {
     match error {
         DownloadError::Url { .. } | DownloadError::Header(_) => USAGE,
-        DownloadError::NoLanes | DownloadError::Unreachable { .. } | DownloadError::Stalled { .. } => {
-            UNREACHABLE
-        }
+        DownloadError::NoLanes
+        | DownloadError::LanesGone { .. }
+        | DownloadError::Unreachable { .. }
+        | DownloadError::Stalled { .. } => UNREACHABLE,
         DownloadError::Certificate { .. }
         | DownloadError::ClockNotSet { .. }
         | DownloadError::Status { .. }

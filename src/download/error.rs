@@ -30,6 +30,12 @@ pub enum DownloadError {
         /// What the best lane said.
         detail: String,
     },
+    /// Every lane went away while the origin was asked, and no other came.
+    #[error("cannot reach {host}: every uplink and peer that it was asked over went away; try again")]
+    LanesGone {
+        /// The origin.
+        host: String,
+    },
     /// The origin's certificate is not valid.
     #[error("{host} could not prove who it is: {detail}; nothing was sent to it")]
     Certificate {

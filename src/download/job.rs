@@ -25,7 +25,7 @@ use super::probe::{First, first};
 use super::route::{Route, Shared};
 use super::worker::Ready;
 use super::{Context, Files, Job, Outcome, Progress};
-use crate::lane::LaneInfo;
+use crate::lane::{Lane, LaneInfo};
 use crate::store::Generation;
 use crate::task::Tasks;
 use crate::types::ByteRange;
@@ -40,6 +40,8 @@ use place::Resume;
 const FIRST: u64 = PIECE;
 /// How long to wait for a first lane: a peer found just now needs a moment.
 const LANES_LIMIT: Duration = Duration::from_secs(10);
+/// How often lanes that went away while the origin was asked are replaced by those that came.
+const MAX_GONE: u32 = 3;
 /// How often a changed content is begun again.
 const MAX_CHANGES: u32 = 3;
 /// How long tasks may take to end with the job; they only have to be dropped.
@@ -185,7 +187,6 @@ impl Run {
 
     /// Asks the first question, and fetches as its answer allows.
     async fn attempt(&mut self, resume: Option<Resume>) -> Result<Next, DownloadError> {
-        let routes = self.routes(true).await?;
         let wanted = resume.as_ref().map(Resume::wanted);
         let question = Question {
             range: Some(wanted.unwrap_or(ByteRange::new(0, FIRST))),
@@ -194,7 +195,7 @@ impl Run {
                 .and_then(|r| generation::if_range(&r.known.generation)),
         };
         let known = resume.as_ref().map(|r| &r.known);
-        let mut got = self.ask(&routes, &question, known).await?;
+        let (mut got, routes) = self.ask_any(true, 0, &question, known).await?;
         if got.verdict == Verdict::RetryPlain {
             let plain = Question {
                 condition: None,
@@ -317,6 +318,40 @@ impl Run {
                 })))
             }
         }
+    }
+
+    /// Asks over the lanes there are, home first, but for `turn` of them; over those that came where these went away: a link
+    /// that two dials made at once is one of them a moment later.
+    async fn ask_any(
+        &mut self,
+        warm: bool,
+        turn: u32,
+        question: &Question,
+        known: Option<&Known>,
+    ) -> Result<(First, Vec<Arc<Route>>), DownloadError> {
+        let mut left = MAX_GONE;
+        loop {
+            let mut routes = self.routes(warm).await?;
+            let by = turn as usize % routes.len();
+            routes.rotate_left(by);
+            match self.ask(&routes, question, known).await {
+                Err(DownloadError::LanesGone { .. }) if left > 0 && self.others_came(&routes).await => {
+                    left -= 1
+                }
+                answered => return Ok((answered?, routes)),
+            }
+        }
+    }
+
+    /// Waits for a lane that is none of these; whether there is one.
+    async fn others_came(&mut self, routes: &[Arc<Route>]) -> bool {
+        let job = &self.shared.job;
+        let other = |lane: &Arc<dyn Lane>| !routes.iter().any(|route| Arc::ptr_eq(&route.lane, lane));
+        let came = self
+            .lanes
+            .wait_for(|lanes| choose_fresh(lanes, job).used.iter().any(other));
+        let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(came)).await;
+        matches!(waited, Ok(Some(Ok(_))))
     }
 
     async fn ask(

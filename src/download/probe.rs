@@ -16,6 +16,7 @@ use super::client::OpenError;
 use super::error::DownloadError;
 use super::route::{Route, Shared};
 use crate::clock;
+use crate::lane::DialError;
 
 /// A lane that says nothing for so long gets a rival.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -53,6 +54,9 @@ enum Miss {
 }
 
 /// Asks until an answer decides. `routes` is in order of preference and not empty.
+///
+/// # Errors
+/// [`DownloadError::LanesGone`] as soon as no lane of these is left.
 pub(super) async fn first(
     shared: &Shared,
     routes: &[Arc<Route>],
@@ -66,6 +70,11 @@ pub(super) async fn first(
             Ok(first) => return Ok(first),
             Err(misses) => misses,
         };
+        if misses.iter().all(Miss::is_gone) {
+            // These will not come back; whether others do is not known here.
+            let host = shared.host();
+            return Err(DownloadError::LanesGone { host });
+        }
         if misses.iter().any(Miss::is_early) && !clock_waited_for {
             clock_waited_for = true;
             if wait_for_clock().await {
@@ -198,6 +207,14 @@ impl Miss {
     /// Whether it was before its time: the clock was never set.
     const fn is_early(&self) -> bool {
         matches!(self, Self::Ask(AskError::Open(OpenError::ClockNotSet { .. })))
+    }
+
+    /// Whether the lane itself is gone.
+    const fn is_gone(&self) -> bool {
+        matches!(
+            self,
+            Self::Ask(AskError::Open(OpenError::Dial(DialError::LaneGone)))
+        )
     }
 
     /// How much the miss says about the origin, rather than about a lane.

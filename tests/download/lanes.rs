@@ -283,6 +283,22 @@ async fn a_home_lane_that_is_dead_is_passed_over_soon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_only_lane_goes_away_at_the_first_question_the_next_one_is_asked() {
+    let data = content(2 * MIB, 14);
+    let served = data.clone();
+    let bench = Bench::new(0, move |r| Reply::honest(r, &served, TAG)).await;
+    let (first, second) = (TestLane::new(1), TestLane::new(1));
+    first.gone.store(true, Ordering::Relaxed);
+    bench.set_lanes(vec![first.clone()]);
+    let change = async {
+        first.dialled.notified().await;
+        bench.set_lanes(vec![second]);
+    };
+    let (outcome, ()) = tokio::join!(bench.get_exactly(&data), change);
+    assert_eq!(outcome.lanes.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lane_that_goes_away_midway_loses_nothing_and_one_that_comes_helps() {
     let data = content(16 * MIB, 13);
     let served = data.clone();

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tributary::download::{
     Context, Destination, DownloadError, Job, Local, Outcome, Progress, config_with, run,
@@ -37,6 +37,10 @@ pub(crate) struct TestLane {
     resolves: Ipv4Addr,
     /// Dials never answer.
     pub(crate) dead: AtomicBool,
+    /// It is no more.
+    pub(crate) gone: AtomicBool,
+    /// Told of each dial.
+    pub(crate) dialled: Notify,
     /// Tunnels that are open, and the most there were at once.
     open: Arc<Open>,
 }
@@ -119,6 +123,8 @@ impl TestLane {
             source: Ipv4Addr::new(127, 0, 0, FIRST_LANE + n),
             resolves,
             dead: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+            dialled: Notify::new(),
             open: Arc::default(),
         })
     }
@@ -142,6 +148,10 @@ impl Lane for TestLane {
 
     fn dial<'a>(&'a self, target: &'a Target) -> BoxFuture<'a, Result<Tunnel, DialError>> {
         async move {
+            self.dialled.notify_one();
+            if self.gone.load(Ordering::Relaxed) {
+                return Err(DialError::LaneGone);
+            }
             if self.dead.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
             }

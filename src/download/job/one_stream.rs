@@ -66,11 +66,8 @@ impl Run {
     }
 
     async fn ask_for_all(&mut self, turn: u32) -> Result<(First, Option<u64>), DownloadError> {
-        let mut routes = self.routes(false).await?;
         // A stream that broke on one lane is tried on the next.
-        let by = turn as usize % routes.len();
-        routes.rotate_left(by);
-        let got = self.ask(&routes, &Question::default(), None).await?;
+        let (got, _) = self.ask_any(false, turn, &Question::default(), None).await?;
         let why = match &got.verdict {
             Verdict::Whole { encoded: true, .. } if !is_archive(&got.answer) => Why::Encoded,
             Verdict::Whole { len, .. } => {
