@@ -61,19 +61,18 @@ impl Wanted<'_> {
         stop: &CancellationToken,
     ) -> Result<Done, Failed> {
         let (tasks, mut config) = (Tasks::new(), config);
-        let without = match standalone {
-            true => Some(None),
-            false => match self.by_daemon(&tasks, show, stop).await {
+        let beside_daemon = standalone
+            || match self.by_daemon(&tasks, show, stop).await {
                 Ok(decided) => return decided,
-                Err(why) => why.map(Some),
-            },
-        };
-        if let Some(why) = without {
+                Err(None) => false,
+                Err(Some(why)) => {
+                    show.news(&format!("{why}; downloading without it"));
+                    true
+                }
+            };
+        if beside_daemon {
             // Its port is the daemon's, also when that is away for the moment that an upgrade takes.
             config.lan.port = Some(ANY_PORT);
-            if let Some(why) = why {
-                show.news(&format!("{why}; downloading without it"));
-            }
         }
         self.alone(config, &tasks, show, stop).await
     }

@@ -329,29 +329,16 @@ impl Run {
         question: &Question,
         known: Option<&Known>,
     ) -> Result<(First, Vec<Arc<Route>>), DownloadError> {
-        let mut left = MAX_GONE;
+        let (mut left, mut gone) = (MAX_GONE, Vec::new());
         loop {
-            let mut routes = self.routes(warm).await?;
+            let mut routes = self.routes(warm, &gone).await?;
             let by = turn as usize % routes.len();
             routes.rotate_left(by);
             match self.ask(&routes, question, known).await {
-                Err(DownloadError::LanesGone { .. }) if left > 0 && self.others_came(&routes).await => {
-                    left -= 1
-                }
+                Err(DownloadError::LanesGone { .. }) if left > 0 => (left, gone) = (left - 1, routes),
                 answered => return Ok((answered?, routes)),
             }
         }
-    }
-
-    /// Waits for a lane that is none of these; whether there is one.
-    async fn others_came(&mut self, routes: &[Arc<Route>]) -> bool {
-        let job = &self.shared.job;
-        let other = |lane: &Arc<dyn Lane>| !routes.iter().any(|route| Arc::ptr_eq(&route.lane, lane));
-        let came = self
-            .lanes
-            .wait_for(|lanes| choose_fresh(lanes, job).used.iter().any(other));
-        let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(came)).await;
-        matches!(waited, Ok(Some(Ok(_))))
     }
 
     async fn ask(
@@ -365,12 +352,14 @@ impl Run {
         answered.unwrap_or_else(|| Err(self.stopped()))
     }
 
-    /// The lanes to use, home first. `warm`: connections open on all while the first answer is under way.
-    async fn routes(&mut self, warm: bool) -> Result<Vec<Arc<Route>>, DownloadError> {
+    /// The lanes to use, home first, as soon as one of them is none of those that are `gone`. `warm`: connections open on all
+    /// while the first answer is under way.
+    async fn routes(&mut self, warm: bool, gone: &[Arc<Route>]) -> Result<Vec<Arc<Route>>, DownloadError> {
         let job = &self.shared.job;
+        let is_there = |lane: &Arc<dyn Lane>| !gone.iter().any(|route| Arc::ptr_eq(&route.lane, lane));
         let some = self
             .lanes
-            .wait_for(|lanes| !choose_fresh(lanes, job).used.is_empty());
+            .wait_for(|lanes| choose_fresh(lanes, job).used.iter().any(is_there));
         let waited = tokio::time::timeout(LANES_LIMIT, self.stop.run_until_cancelled(some)).await;
         let choice = match waited {
             Ok(Some(Ok(lanes))) => choose_fresh(&lanes, job),
@@ -379,7 +368,11 @@ impl Run {
                     resumable: self.resumable,
                 });
             }
-            Ok(Some(Err(_))) | Err(_) => return Err(DownloadError::NoLanes),
+            Ok(Some(Err(_))) | Err(_) if gone.is_empty() => return Err(DownloadError::NoLanes),
+            Ok(Some(Err(_))) | Err(_) => {
+                let host = self.shared.host();
+                return Err(DownloadError::LanesGone { host });
+            }
         };
         let mut used = choice.used;
         used.sort_by_key(|lane| Some(lane.info().id) != self.majority);
