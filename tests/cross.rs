@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use lab::{House, Lab, Peer, SOON, figure, installed, peers, uplink};
+use lab::{House, Lab, Peer, SOON, figure, installed, peers, shipped, uplink};
 
 const MIB: f64 = 1_048_576.0;
 /// What the emulated peer's line must have carried of the file: most of what its share is.
@@ -30,8 +30,7 @@ struct Target {
 
 impl Target {
     fn binary(&self) -> PathBuf {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        root.join("target").join(&self.name).join("release/tributary")
+        shipped(&self.name)
     }
 
     /// The command line that runs it here, without its arguments.

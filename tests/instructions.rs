@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Lab, Options, Peer, Process, SOON, figure, installed, lanes, no_uplink, uplink};
+use lab::{Lab, Options, Peer, Process, SOON, figure, installed, lanes, no_uplink, shipped, uplink};
 use nix::sys::signal::Signal;
 use rustls::CipherSuite;
 
@@ -52,7 +52,7 @@ impl Board {
     /// Whether the tools and the binary are there; says what is not.
     fn is_there(self) -> bool {
         let tool = installed(self.emulator);
-        if !tool || !binary(self.target).exists() {
+        if !tool || !shipped(self.target).exists() {
             figure(format_args!(
                 "skipped: {} or cross/build {} is missing",
                 self.emulator, self.target
@@ -69,15 +69,10 @@ impl Board {
         command
             .arg("-plugin")
             .arg(plugin)
-            .arg(binary(self.target))
+            .arg(shipped(self.target))
             .args(args);
         command
     }
-}
-
-fn binary(target: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    root.join("target").join(target).join("release/tributary")
 }
 
 /// The plugin, compiled.
@@ -157,7 +152,7 @@ fn what_a_download_costs_for_each_byte() {
 #[ignore = "minutes under emulators, and cross/build's binaries: run by hand"]
 fn what_lending_costs_for_each_byte() {
     let without_aes = "x86_64-unknown-linux-musl";
-    if !A53.is_there() || !installed("qemu-x86_64-static") || !binary(without_aes).exists() {
+    if !A53.is_there() || !installed("qemu-x86_64-static") || !shipped(without_aes).exists() {
         return;
     }
     let mut told = String::new();
@@ -176,7 +171,7 @@ fn what_lending_costs_for_each_byte() {
                     borrower.tributary(&[])
                 } else {
                     let mut command = borrower.command("qemu-x86_64-static");
-                    command.args(["-cpu", "qemu64"]).arg(binary(without_aes));
+                    command.args(["-cpu", "qemu64"]).arg(shipped(without_aes));
                     command
                 };
                 command.args(args);

@@ -50,7 +50,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc};
@@ -473,6 +473,12 @@ pub const fn no_uplink() -> Vec<Uplink> {
 /// Says a measured figure (or why there is none) past the test harness, which hides what tests print.
 pub fn figure(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The binary that `cross/build` makes for a target, whether it is there or not.
+pub fn shipped(target: &str) -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    root.join("target").join(target).join("release/tributary")
 }
 
 /// Whether a program is installed; says so where it is not.
