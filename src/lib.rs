@@ -19,5 +19,6 @@ pub mod relay;
 pub mod store;
 pub mod stripe;
 pub mod task;
+pub mod trust;
 pub mod types;
 pub mod uplink;

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["types", "task", "clock"],
     &["stripe", "identity", "uplink", "store"],
+    &["trust"],
     &["discovery", "link"],
     &["lane", "relay"],
     &["download", "upload", "share"],

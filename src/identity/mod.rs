@@ -16,6 +16,7 @@ pub use tls::{ALPN, peer_of_spki, tls_client, tls_server};
 
 use std::fmt;
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -25,8 +26,10 @@ use crate::types::PeerId;
 const KEY_FILE: &str = "identity.key";
 
 /// The device's secret key and the id it stands for. Never printed.
+#[derive(Clone)]
 pub struct DeviceKey {
     pkcs8: Vec<u8>,
+    pair: Arc<Ed25519KeyPair>,
     id: PeerId,
 }
 
@@ -89,10 +92,21 @@ impl DeviceKey {
         self.id
     }
 
+    /// This device's signature (Ed25519) of `message`, which must begin with what it is signed for.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut signature = [0; 64];
+        signature.copy_from_slice(self.pair.sign(message).as_ref());
+        signature
+    }
+
     fn from_pkcs8(pkcs8: Vec<u8>) -> Option<Self> {
         let pair = Ed25519KeyPair::from_pkcs8(&pkcs8).ok()?;
         let id = PeerId(pair.public_key().as_ref().try_into().ok()?);
-        Some(Self { pkcs8, id })
+        Some(Self {
+            pkcs8,
+            pair: Arc::new(pair),
+            id,
+        })
     }
 }
 

@@ -110,7 +110,7 @@ impl StateDir {
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub(super) fn set_aside(&self, name: &str) -> Result<PathBuf, StateError> {
+    pub fn set_aside(&self, name: &str) -> Result<PathBuf, StateError> {
         let path = self.path(name);
         let kept = self.path(&format!("{name}.damaged"));
         let moved = fs::rename(&path, &kept);

@@ -85,14 +85,16 @@ pub enum UplinkKind {
 
 /// A SHA-256 from its 64 hexadecimal digits; `None` where it is anything else.
 pub fn sha256_from_hex(digits: &str) -> Option<[u8; 32]> {
-    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+    bytes_from_hex(digits)?.try_into().ok()
+}
+
+/// Bytes from their hexadecimal digits, two each; `None` where it is anything else.
+pub fn bytes_from_hex(digits: &str) -> Option<Vec<u8>> {
+    if !digits.len().is_multiple_of(2) || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
         return None;
     }
-    let mut digest = [0; 32];
-    for (byte, pair) in digest.iter_mut().zip(digits.as_bytes().chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(digest)
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    digits.as_bytes().chunks_exact(2).map(pair).collect()
 }
 
 /// Bytes as hexadecimal digits.

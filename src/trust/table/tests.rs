@@ -1,0 +1,1 @@
+//! Tests of the table: who is a member, and that no order of arrival changes it.
