@@ -255,7 +255,7 @@ fn peer(tasks: &Tasks) -> (PeerId, LinksAndNews, SocketAddr, mpsc::Receiver<Inco
         name: "peer".into(),
         offers: watch::channel(Vec::new()).1,
         home: watch::channel(tributary::link::Home::default()).1,
-        gate: Arc::new(|ip: IpAddr| ip.is_loopback()),
+        gate: Arc::new(|from: SocketAddr| from.ip().is_loopback()),
     };
     let (links, events, requests) = Links::start(config, &key, tasks).unwrap();
     let address = (Ipv4Addr::LOCALHOST, links.port().unwrap()).into();

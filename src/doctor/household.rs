@@ -189,7 +189,7 @@ impl Guest {
             name: options.name.clone(),
             offers: watch::channel(Vec::new()).1,
             home: watch::channel(crate::link::Home::default()).1,
-            gate: Arc::new(move |ip| on_lan.is_on_link(ip, only.as_deref())),
+            gate: Arc::new(move |from| on_lan.hears(from, only.as_deref())),
         };
         let (links, events, tunnels) = Links::start(config, &key, tasks).map_err(|e| e.to_string())?;
         let port = links.port().map_err(|e| e.to_string())?;

@@ -1,7 +1,8 @@
 //! The QUIC endpoint: one UDP socket that cannot be reached from behind a router, with limits for a 512 MB device.
 //!
 //! TTL 1 means that the first router drops what we send: no host behind one can complete a handshake, whatever it
-//! spoofs (SEC-F1). Every limit quinn has is set here, because its defaults are made for servers.
+//! spoofs (SEC-F1); and whoever is not on the LAN is not heard in the first place ([`Gated`]). Every limit quinn has is set
+//! here, because its defaults are made for servers.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,13 +11,15 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, EndpointConfig, IdleTimeout, Runtime, ServerConfig, TokioRuntime, TransportConfig,
+    VarInt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::identity::{self, DeviceKey};
 
-use super::LinkError;
+use super::socket::Gated;
+use super::{Gate, LinkError};
 
 /// A peer that is gone is known to be after this; its work is taken over by others before (see `stripe`).
 const IDLE_TIMEOUT_MS: u32 = 3_500;
@@ -50,7 +53,11 @@ const ACK_WITHIN: Duration = Duration::from_millis(5);
 pub const SOCKET_BUFFER: usize = 1 << 20;
 
 /// Binds the socket and makes the endpoint with the settings for dialling from it.
-pub(super) fn open(key: &DeviceKey, port: u16) -> Result<(quinn::Endpoint, quinn::ClientConfig), LinkError> {
+pub(super) fn open(
+    key: &DeviceKey,
+    port: u16,
+    gate: Gate,
+) -> Result<(quinn::Endpoint, quinn::ClientConfig), LinkError> {
     let transport = Arc::new(transport());
     let server = identity::tls_server(key).map_err(LinkError::Tls)?;
     let server = QuicServerConfig::try_from(server).map_err(|_| LinkError::NoInitialCipher)?;
@@ -66,13 +73,14 @@ pub(super) fn open(key: &DeviceKey, port: u16) -> Result<(quinn::Endpoint, quinn
     let mut client = quinn::ClientConfig::new(Arc::new(client));
     client.transport_config(transport);
 
-    let socket = bind(port).map_err(|source| LinkError::Bind { port, source })?;
-    let runtime = Arc::new(TokioRuntime);
-    let endpoint = quinn::Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime);
-    Ok((
-        endpoint.map_err(|source| LinkError::Bind { port, source })?,
-        client,
-    ))
+    let endpoint = || {
+        let runtime = Arc::new(TokioRuntime);
+        let socket = Gated::new(runtime.wrap_udp_socket(bind(port)?)?, gate);
+        let config = EndpointConfig::default();
+        quinn::Endpoint::new_with_abstract_socket(config, Some(server), Arc::new(socket), runtime)
+    };
+    let endpoint = endpoint().map_err(|source| LinkError::Bind { port, source })?;
+    Ok((endpoint, client))
 }
 
 fn transport() -> TransportConfig {

@@ -10,6 +10,7 @@
 mod endpoint;
 mod notices;
 mod session;
+mod socket;
 mod table;
 mod tunnel;
 pub mod wire;
@@ -48,8 +49,8 @@ const MAX_DIAL_ADDRESSES: usize = 8;
 /// News and requests waiting for the node; beyond that their senders wait, or are refused.
 const QUEUE: usize = 128;
 
-/// Says whether an address is on the LAN.
-pub type Gate = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+/// Says whether an address, where it is link-local with its scope, is on the LAN.
+pub type Gate = Arc<dyn Fn(SocketAddr) -> bool + Send + Sync>;
 
 /// What links need to know of this device.
 pub struct LinkConfig {
@@ -262,7 +263,7 @@ impl Links {
         key: &DeviceKey,
         tasks: &Tasks,
     ) -> Result<(Self, mpsc::Receiver<LinkEvent>, mpsc::Receiver<Incoming>), LinkError> {
-        let (endpoint, client) = endpoint::open(key, config.port)?;
+        let (endpoint, client) = endpoint::open(key, config.port, Arc::clone(&config.gate))?;
         let (events, event_receiver) = mpsc::channel(QUEUE);
         let (tunnels, tunnel_receiver) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
@@ -323,7 +324,7 @@ impl Links {
         }
         let on_link = addresses
             .iter()
-            .filter(|a| (self.inner.gate)(a.ip()))
+            .filter(|a| (self.inner.gate)(**a))
             .take(MAX_DIAL_ADDRESSES);
         let mut attempts: FuturesUnordered<_> = on_link
             .enumerate()

@@ -53,10 +53,6 @@ pub(super) async fn accept(inner: Arc<Inner>) {
     let mut answers = answers(Instant::now());
     while let Some(incoming) = inner.endpoint.accept().await {
         let from = unmapped(incoming.remote_address());
-        if !(inner.gate)(from.ip()) {
-            incoming.ignore();
-            continue;
-        }
         // Silence costs nothing, and a real peer asks again.
         if answers.take(1, Instant::now()).is_err() {
             incoming.ignore();

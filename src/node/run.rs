@@ -305,7 +305,7 @@ pub(super) fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Off
 
 /// Lets in who is on the LAN.
 pub(super) fn gate(network: watch::Receiver<Arc<Network>>, interfaces: Option<Vec<String>>) -> Gate {
-    Arc::new(move |ip| network.borrow().is_on_link(ip, interfaces.as_deref()))
+    Arc::new(move |from| network.borrow().hears(from, interfaces.as_deref()))
 }
 
 fn dial(links: Links, target: Target, addresses: Vec<SocketAddr>) -> Dial {

@@ -3,7 +3,7 @@
 //! The rule is careful on purpose: announcing on a WAN side or into somebody else's container network is worse than not
 //! finding a peer, for which the owner can name interfaces.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::types::UplinkKind;
 use crate::uplink::{Interface, Network, build};
@@ -67,6 +67,17 @@ impl Network {
             (link_local && !i.loopback) || i.addresses.iter().any(prefix)
         };
         self.lan_interfaces(only).iter().any(near)
+    }
+
+    /// Whether what comes from that address comes from the LAN: as [`is_on_link`](Self::is_on_link), and a link-local one by
+    /// one of its interfaces, because it means another host on each. Of an address without a scope nobody knows which.
+    pub fn hears(&self, from: SocketAddr, only: Option<&[String]>) -> bool {
+        let scope = match from {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+            _ => 0,
+        };
+        let ours = || self.lan_interfaces(only).iter().any(|i| i.index == scope);
+        (scope == 0 || ours()) && self.is_on_link(from.ip(), only)
     }
 
     /// Whether `ip` is one of this device's addresses, on any interface.
@@ -141,6 +152,8 @@ fn is_public_v4(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
     use super::*;
 
     fn interface(name: &str, addresses: &[&str]) -> Interface {
@@ -300,6 +313,23 @@ mod tests {
         assert!(network.is_on_link("127.0.0.1".parse().unwrap(), Some(&lo)));
         assert!(!network.is_on_link("192.168.1.200".parse().unwrap(), Some(&lo)));
         assert!(!network.is_on_link("fe80::99".parse().unwrap(), Some(&lo)));
+    }
+
+    #[test]
+    fn sec_f1_a_link_local_neighbour_is_heard_by_a_household_interface_only() {
+        let wan = Interface {
+            index: 2,
+            ..interface("wan0", &["203.0.113.7/24", "fe80::7/64"])
+        };
+        let network = Network {
+            interfaces: vec![interface("eth0", &["192.168.1.7/24", "fe80::7/64"]), wan],
+            uplinks: vec![],
+        };
+        let hears =
+            |ip: &str, scope| network.hears(SocketAddrV6::new(ip.parse().unwrap(), 1, 0, scope).into(), None);
+        assert!(hears("fe80::9", 1) && !hears("fe80::9", 2));
+        assert!(network.hears(SocketAddr::from(([192, 168, 1, 9], 1)), None));
+        assert!(hears("::ffff:192.168.1.9", 0) && !hears("::ffff:203.0.113.9", 0));
     }
 
     #[test]
