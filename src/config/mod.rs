@@ -56,6 +56,8 @@ pub struct Lan {
     pub interfaces: Option<Vec<String>>,
     /// Peers to dial without multicast: addresses, with a port where it is not 7436. Default: none.
     pub peers: Vec<PeerAddress>,
+    /// Whether peers are met on every network that a portable device is carried to. Default: false.
+    pub anywhere: bool,
 }
 
 /// `[egress]`
@@ -169,6 +171,7 @@ impl Config {
             ("device.name", self.device == other.device),
             ("lan.port", self.lan.port == other.lan.port),
             ("lan.interfaces", self.lan.interfaces == other.lan.interfaces),
+            ("lan.anywhere", self.lan.anywhere == other.lan.anywhere),
         ] {
             if !same {
                 keys.push(key);

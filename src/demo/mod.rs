@@ -30,7 +30,7 @@ use crate::relay::{self, Cidr};
 use crate::task::Tasks;
 use crate::types::{LineId, Rate, UplinkKind, hex};
 use crate::uplink::limit::{Cap, Limiters};
-use crate::uplink::{Interface, Network, Rules, Uplink};
+use crate::uplink::{Interface, Network, Router, Rules, Uplink};
 
 use origin::{Authority, Options, Origin, OriginError};
 
@@ -198,6 +198,7 @@ fn peer(
         name: line.0.into(),
         port: Some(0),
         interfaces: Some(vec![LOOPBACK.into()]),
+        anywhere: false,
         peers: Vec::new(),
         relay: relay::Config {
             allow: vec![Cidr::v4([127, 0, 0, 0], 8)],
@@ -224,6 +225,8 @@ fn network(number: u8, uplink: String) -> Network {
         multicast: true,
         addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8)],
         default_route: false,
+        router: Router::None,
+        away: false,
     };
     let line = Uplink {
         index: u32::from(number),

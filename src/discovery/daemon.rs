@@ -247,6 +247,7 @@ mod tests {
     use super::*;
 
     use crate::types::UplinkKind;
+    use crate::uplink::Router;
 
     fn network() -> Network {
         let parse = |cidr: &&str| {
@@ -263,6 +264,8 @@ mod tests {
             multicast: name != "lo",
             addresses: addresses.iter().map(parse).collect(),
             default_route: false,
+            router: Router::None,
+            away: false,
         };
         Network {
             interfaces: vec![

@@ -390,6 +390,8 @@ fn is_lonely(face: &Interface, sightings: &Sightings, seen: &Seen<'_>, network: 
 
 #[cfg(test)]
 mod tests {
+    use crate::uplink::Router;
+
     use super::*;
 
     const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 1));
@@ -407,6 +409,8 @@ mod tests {
                 multicast: true,
                 addresses: vec![([192, 168, 1, 7].into(), 24)],
                 default_route: true,
+                router: Router::None,
+                away: false,
             }],
             uplinks: vec![],
         }

@@ -4,9 +4,10 @@
 //! A link begins with a handshake that proves both keys, then both ends say [`Hello`]; only then does the peer exist
 //! for the rest of the program. Discovery, addresses and names are hints and prove nothing.
 //!
-//! Invariants: at most one link for each peer and 64 in all; no handshake with a host
+//! Invariants: at most one link for each peer and 64 in all, 48 of them for those whom nobody vouched for; no handshake with a host
 //! that is not on the LAN; every wait, queue and buffer is bounded.
 
+mod answers;
 mod control;
 mod endpoint;
 mod notices;
@@ -267,11 +268,17 @@ impl Link {
         session::closed_with(&self.connection, session::COPY)
     }
 
+    /// Much may come from now on: before, the peer could send unread no more than nobody minds.
+    fn widen(&self) {
+        self.connection.set_receive_window(endpoint::wide());
+    }
+
     /// Asks the peer to open a tunnel; gives the address it reached and the stream.
     ///
     /// # Errors
     /// Where the peer refuses, does not answer, or the link is gone.
     pub async fn open(&self, open: &Open) -> Result<(SocketAddr, TunnelStream), TunnelError> {
+        self.widen();
         tunnel::open(&self.connection, open).await
     }
 }
@@ -340,6 +347,11 @@ impl Links {
         });
         tasks.spawn("accept-links", session::accept(Arc::clone(&inner)));
         Ok((Self { inner }, event_receiver, tunnel_receiver))
+    }
+
+    /// Who is trusted, and how far.
+    pub fn trust(&self) -> &Trust {
+        &self.inner.trust
     }
 
     /// The UDP port peers reach us at.

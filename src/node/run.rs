@@ -60,6 +60,8 @@ pub(super) struct Run {
     pub(super) id: PeerId,
     pub(super) state: StateDir,
     pub(super) network: watch::Receiver<Arc<Network>>,
+    /// Those on which peers are met, where the owner names them.
+    pub(super) interfaces: Option<Vec<String>>,
     pub(super) offers: watch::Sender<Lends>,
     pub(super) home: watch::Sender<Home>,
     pub(super) links: Links,
@@ -153,7 +155,8 @@ impl Run {
         match event {
             LinkEvent::Up(link) => {
                 self.lanes_of(&link);
-                self.book.met(link.peer(), link.address());
+                let keeps = |peer| self.links.trust().may(peer, Right::Place);
+                self.book.met(link.peer(), link.address(), keeps);
                 // Should the link break while multicast does not get through either.
                 let address = link.address();
                 dialer.add(Target::Met(address), vec![address], Instant::now() + LINKED);
@@ -203,6 +206,12 @@ impl Run {
         // The peer hears nothing from an address that is gone: it would wait for its timeout, and so would we.
         for link in self.links.all().iter().filter(|l| l.has_moved(&network)) {
             link.abandon("this end has another address now");
+        }
+        let only = self.interfaces.as_deref();
+        let mut links = self.links.all();
+        links.retain(|l| network.is_away(l.address().ip(), only));
+        for link in links {
+            link.abandon("this device was carried away from its home network");
         }
         self.settle();
     }

@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::types::UplinkKind;
-use crate::uplink::Interface;
+use crate::uplink::{Interface, Router};
 
 const PEER: PeerId = PeerId([1; 32]);
 const HAND: u32 = 7;
@@ -34,6 +34,8 @@ fn network() -> Network {
         multicast: false,
         addresses: vec![([127, 0, 0, 1].into(), 8)],
         default_route: false,
+        router: Router::None,
+        away: false,
     };
     let metered = Uplink {
         metered: true,

@@ -1,4 +1,4 @@
-//! Which interfaces are the household's: where peers are looked for, and from where they are listened to (G2, G4).
+//! Which interfaces are the household's: where peers are looked for, and from where they are listened to (G2, G3, G4).
 //!
 //! The rule is careful on purpose: announcing on a WAN side or into somebody else's container network is worse than not
 //! finding a peer, for which the owner can name interfaces.
@@ -80,6 +80,16 @@ impl Network {
         (scope == 0 || ours()) && self.is_on_link(from.ip(), only)
     }
 
+    /// Whether whoever is at `ip` is on a network to which this device was only carried.
+    pub fn is_away(&self, ip: IpAddr, only: Option<&[String]>) -> bool {
+        let near = |i: &Interface| {
+            i.addresses
+                .iter()
+                .any(|(own, len)| build::in_prefix(ip, *own, *len))
+        };
+        self.interfaces.iter().any(|i| i.away && near(i)) && !self.is_on_link(ip, only)
+    }
+
     /// Whether `ip` is one of this device's addresses, on any interface.
     pub fn is_own(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
@@ -105,6 +115,8 @@ pub enum NotLan {
     Public,
     /// It has no private address, or one without room for a neighbour.
     NoAddress,
+    /// This device was carried away from its home network.
+    Away,
     /// The owner named others.
     NotNamed,
 }
@@ -126,6 +138,7 @@ fn why_not(interface: &Interface) -> Option<NotLan> {
             !addresses.iter().any(|(ip, len)| is_household_address(*ip, *len)),
             NotLan::NoAddress,
         ),
+        (interface.away, NotLan::Away),
     ];
     reasons.into_iter().find_map(|(so, why)| so.then_some(why))
 }
@@ -154,6 +167,8 @@ fn is_public_v4(ip: IpAddr) -> bool {
 mod tests {
     use std::net::SocketAddrV6;
 
+    use crate::uplink::Router;
+
     use super::*;
 
     fn interface(name: &str, addresses: &[&str]) -> Interface {
@@ -171,6 +186,8 @@ mod tests {
             multicast: name != "lo",
             addresses: addresses.iter().map(parse).collect(),
             default_route: false,
+            router: Router::None,
+            away: false,
         }
     }
 
