@@ -5,13 +5,24 @@
 //! [`Tier::may`]; every change is in the file before anybody hears of it, and the file holds the old state or the new one;
 //! nothing is believed without its signer's signature.
 
+pub mod ceremony;
+mod guesses;
+mod pake;
 mod rights;
+mod sas;
 mod statement;
 mod table;
+mod token;
+mod words;
 
+pub use guesses::{ALL_WINDOW, Guesses, OF_ALL, OF_PEER, PEER_WINDOW};
+pub use pake::{Ends, Keyed, Malformed, Pake, Purpose, Secret};
 pub use rights::{RIGHTS, Right, Tier};
+pub use sas::{Broken, Code, Committed, Sas};
 pub use statement::{Said, Signed, Statement};
 pub use table::{MAX_STATEMENTS, Table, View, Vouched};
+pub use token::{Invitation, MAX_TOKENS, MAX_VALID, Token, TokenError, TokenId, Tokens, VALID};
+pub use words::{Commitment, Look, MAX_WORDS, No, Nonce, Point, Step, Tag, Words};
 
 use std::collections::BTreeMap;
 use std::fmt;
