@@ -15,9 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tributary::identity::DeviceKey;
 use tributary::lane::{DialError, Lane, LaneInfo, PeerLane, Target};
-use tributary::link::{Incoming, LinkConfig, LinkEvent, Links, Refusal};
+use tributary::link::{Incoming, Lends, LinkConfig, LinkEvent, Links, Refusal};
 use tributary::relay::{Config, Relay};
 use tributary::task::Tasks;
+use tributary::trust::{Tier, Trust};
 use tributary::types::{LaneId, LineId, PeerId, UplinkKind};
 use tributary::uplink::{Network, Uplink};
 
@@ -188,6 +189,7 @@ async fn household() -> Household {
     let info = LaneInfo {
         id: LaneId(1),
         peer: Some(peer),
+        tier: Some(Tier::Neighbour),
         owner: "lender".into(),
         uplink: "wan0".into(),
         kind: UplinkKind::Wired,
@@ -253,9 +255,10 @@ fn peer(tasks: &Tasks) -> (PeerId, LinksAndNews, SocketAddr, mpsc::Receiver<Inco
     let config = LinkConfig {
         port: 0,
         name: "peer".into(),
-        offers: watch::channel(Vec::new()).1,
+        offers: watch::channel(Lends::default()).1,
         home: watch::channel(tributary::link::Home::default()).1,
         gate: Arc::new(|ip: IpAddr| ip.is_loopback()),
+        trust: Trust::none(&key),
     };
     let (links, events, requests) = Links::start(config, &key, tasks).unwrap();
     let address = (Ipv4Addr::LOCALHOST, links.port().unwrap()).into();

@@ -193,6 +193,7 @@ fn peer(
     let rate = Some(Rate::bits(line.1 * 1_000_000));
     let limiters = Limiters::new([(uplink.clone(), Cap { down: rate, up: None })], Instant::now());
     NodeConfig {
+        doors: crate::node::Doors::default(),
         state,
         name: line.0.into(),
         port: Some(0),
