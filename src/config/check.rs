@@ -35,7 +35,7 @@ const PORT: &str = "a number from 1 to 65535";
 const INTERFACE: &str = "an interface's name as `ip link` shows it, such as \"wlan0\"";
 const YES_NO: &str = "true or false";
 const FILE: &str = "a file's path that begins with /";
-const PASSPHRASE: &str = "a text of 8 to 256 bytes, the same on every device of the household";
+pub(super) const PASSPHRASE: &str = "a text of 8 to 256 bytes, the same on every device of the household";
 const CIDR: &str = "an address with a prefix, such as \"203.0.113.0/24\"";
 
 /// Takes over what `raw` says into `config`: what it does not say stays. Gives everything that is wrong.

@@ -11,6 +11,7 @@ mod raw;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::relay::{self, Cidr};
@@ -136,6 +137,42 @@ impl std::fmt::Debug for Trust {
 }
 
 impl Trust {
+    /// The passphrase, from its file where there is one.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or holds none.
+    pub fn secret(&self) -> Result<Option<String>, ConfigError> {
+        let Some(path) = &self.passphrase_file else {
+            return Ok(self.passphrase.clone());
+        };
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.clone(),
+            source,
+        };
+        let bytes = read(path).map_err(unreadable)?;
+        let open_to = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o077;
+        if open_to != 0 {
+            tracing::warn!(
+                "others may read the passphrase in {}: `chmod 600` it",
+                path.display()
+            );
+        }
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        let text = text.trim_end_matches(['\n', '\r']);
+        if check::is_passphrase(text) {
+            return Ok(Some(text.to_owned()));
+        }
+        Err(ConfigError::Wrong(vec![Wrong {
+            path: path.clone(),
+            line: 1,
+            key: String::new(),
+            why: format!(
+                "what stands there is not shown here; allowed: {}",
+                check::PASSPHRASE
+            ),
+        }]))
+    }
+
     /// What is open to those who joined by themselves.
     pub const fn doors(&self) -> (bool, bool) {
         (
@@ -169,6 +206,14 @@ impl Config {
             ("device.name", self.device == other.device),
             ("lan.port", self.lan.port == other.lan.port),
             ("lan.interfaces", self.lan.interfaces == other.lan.interfaces),
+            (
+                "trust.passphrase",
+                self.trust.passphrase == other.trust.passphrase,
+            ),
+            (
+                "trust.passphrase_file",
+                self.trust.passphrase_file == other.trust.passphrase_file,
+            ),
         ] {
             if !same {
                 keys.push(key);

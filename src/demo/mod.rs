@@ -194,6 +194,7 @@ fn peer(
     let limiters = Limiters::new([(uplink.clone(), Cap { down: rate, up: None })], Instant::now());
     NodeConfig {
         doors: crate::node::Doors::default(),
+        passphrase: None,
         state,
         name: line.0.into(),
         port: Some(0),

@@ -10,10 +10,12 @@ mod dialer;
 mod forecast;
 mod holddown;
 mod homes;
+mod household;
 mod lanes;
 mod rates;
 mod run;
 mod status;
+mod vouching;
 
 use std::fmt;
 use std::io;
@@ -34,7 +36,7 @@ use crate::lane::LaneSet;
 use crate::link::{DEFAULT_PORT, LinkConfig, LinkError, Links};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
-use crate::trust::Trust;
+use crate::trust::{Secret, Trust};
 use crate::types::PeerId;
 use crate::uplink::limit::Limiters;
 use crate::uplink::resolve::Resolver;
@@ -44,6 +46,7 @@ use book::Book;
 pub use book::met_before;
 use lanes::Lanes;
 use rates::Rates;
+use vouching::Vouching;
 
 /// For transfers to write what they have.
 const DRAIN_TRANSFERS: Duration = Duration::from_secs(3);
@@ -77,6 +80,8 @@ pub struct NodeConfig {
     pub network: Option<Network>,
     /// Who may lend and borrow without being vouched for.
     pub doors: Doors,
+    /// Devices that know the same vouch for each other.
+    pub passphrase: Option<Secret>,
     /// TLS towards origins; `None`: the system's authorities, read at the first download.
     pub origins: Option<Arc<rustls::ClientConfig>>,
 }
@@ -178,6 +183,7 @@ pub struct Node {
     rules: watch::Sender<Rules>,
     doors: watch::Sender<Doors>,
     trust: Trust,
+    vouching: Vouching,
     limiters: Limiters,
     orders: mpsc::Sender<run::Order>,
     transfer_tasks: Tasks,
@@ -202,6 +208,7 @@ impl Node {
         let tasks = Tasks::new();
         let key = device_key(&config.state)?;
         let trust = Trust::load(&config.state, &key)?;
+        let vouching = Vouching::new(trust.clone(), config.passphrase);
         let (doors, doors_receiver) = watch::channel(config.doors);
         let limiters = config.relay.limiters.clone();
         let (rules, rules_receiver) = watch::channel(config.rules);
@@ -251,6 +258,7 @@ impl Node {
             rules,
             doors,
             trust,
+            vouching: vouching.clone(),
             limiters,
             orders,
             transfer_tasks: tasks.child(),
@@ -275,6 +283,7 @@ impl Node {
             release: None,
             book,
             doors: doors_receiver,
+            vouching,
             orders: orders_receiver,
             tasks: tasks.clone(),
         };

@@ -28,6 +28,7 @@ use super::holddown::HoldDown;
 use super::homes::{self, Linked};
 use super::lanes::Lanes;
 use super::rates::{Brought, Rates, Way};
+use super::vouching::Vouching;
 
 /// Peers met are noted at most this often: the file may lie on an SD card.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
@@ -75,6 +76,7 @@ pub(super) struct Run {
     pub(super) release: Option<Instant>,
     pub(super) book: Book,
     pub(super) doors: watch::Receiver<Doors>,
+    pub(super) vouching: Vouching,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) tasks: Tasks,
 }
@@ -127,7 +129,10 @@ impl Run {
                 }
                 Ok(()) = self.network.changed() => self.network_changed(),
                 Ok(()) = self.doors.changed() => self.doors_changed(),
-                _ = clocks.tick() => self.look_at_clocks(),
+                _ = clocks.tick() => {
+                    self.look_at_clocks();
+                    self.vouching.tick();
+                }
                 () = rates_changed(&rates, tell_rates) => {
                     self.lanes.measured();
                     self.settle();
@@ -153,6 +158,7 @@ impl Run {
         match event {
             LinkEvent::Up(link) => {
                 self.lanes_of(&link);
+                self.vouching.linked(&link);
                 self.book.met(link.peer(), link.address());
                 // Should the link break while multicast does not get through either.
                 let address = link.address();
@@ -163,10 +169,9 @@ impl Run {
                     self.lanes_of(link);
                 }
             }
-            LinkEvent::Ceremony { link, .. } => {
-                tracing::debug!(peer = %link.peer().short(), "a step of a ceremony nobody has begun");
-            }
+            LinkEvent::Ceremony { link, words } => return self.vouching.heard(&link, &words),
             LinkEvent::Down(link) => {
+                self.vouching.gone(&link);
                 self.lanes.peer_gone(link.peer());
                 // A device that was refused as a copy of another asks again at its own pace.
                 if !link.is_refused_as_copy() {

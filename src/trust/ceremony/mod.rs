@@ -167,12 +167,13 @@ impl Ceremonies {
         self.tokens.add(token, may_vouch, valid, now)
     }
 
-    /// The passphrase admits nobody any more.
-    pub fn forget_passphrase(&mut self) {
-        self.passphrase = None;
+    /// The passphrase admits nobody any more; false where there was none.
+    pub fn forget_passphrase(&mut self) -> bool {
+        let known = self.passphrase.take().is_some();
         for near in self.near.values_mut() {
             near.run = Run::default();
         }
+        known
     }
 
     /// Whose people want to approve this device.
