@@ -177,6 +177,7 @@ fn live(config: &Config) -> Live {
         rules: config.uplinks.clone(),
         allow: config.egress.allow.clone(),
         ports: config.egress.ports.clone(),
+        lend_to_neighbours: true,
         limits: config.egress.limits(),
         peers: config.lan.peers.iter().map(|p| p.0).collect(),
     }

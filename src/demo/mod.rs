@@ -30,7 +30,7 @@ use crate::relay::{self, Cidr};
 use crate::task::Tasks;
 use crate::types::{LineId, Rate, UplinkKind, hex};
 use crate::uplink::limit::{Cap, Limiters};
-use crate::uplink::{Interface, Network, Rules, Uplink};
+use crate::uplink::{Interface, Lend, Network, Rules, Uplink};
 
 use origin::{Authority, Options, Origin, OriginError};
 
@@ -229,7 +229,7 @@ fn network(number: u8, uplink: String) -> Network {
         name: uplink,
         kind: UplinkKind::Wired,
         metered: false,
-        lend: true,
+        lend: Lend::All,
         line: LineId([number; 8]),
         line_named: false,
         v4: Some(Ipv4Addr::new(127, 0, 0, 10 + number)),

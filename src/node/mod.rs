@@ -104,6 +104,8 @@ pub struct Live {
     pub allow: Vec<relay::Cidr>,
     /// TCP ports that are lent.
     pub ports: Vec<u16>,
+    /// Whether anything is lent to those whom nobody vouched for.
+    pub lend_to_neighbours: bool,
     /// How much is lent.
     pub limits: relay::Limits,
     /// Peers to dial without multicast.
@@ -277,7 +279,8 @@ impl Node {
     /// Takes over what the owner says now, at once: open tunnels feel new limits, and peers are told what is lent.
     pub async fn reload(&self, live: Live) {
         self.limiters.limit_wires(live.rules.caps(), Instant::now());
-        self.relay.change(live.allow, live.ports, live.limits);
+        self.relay
+            .change(live.allow, live.ports, live.limits, live.lend_to_neighbours);
         self.rules.send_replace(live.rules);
         // Without a loop the node is stopping, and has nobody to dial any more.
         let _ = self.orders.send(run::Order::Peers(live.peers)).await;

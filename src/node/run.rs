@@ -17,6 +17,7 @@ use crate::identity::StateDir;
 use crate::link::{DialError, Gate, Home, Incoming, LinkEvent, Links, Offer};
 use crate::relay::Relay;
 use crate::task::Tasks;
+use crate::trust::Tier;
 use crate::types::PeerId;
 use crate::uplink::Network;
 
@@ -287,7 +288,7 @@ fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketA
 
 /// What this device lends, as peers are told.
 pub(super) fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
-    let lent = relay.offered(network).into_iter();
+    let lent = relay.offered(network, Tier::Neighbour).into_iter();
     lent.map(|u| Offer {
         id: u.index,
         name: u.name.clone(),

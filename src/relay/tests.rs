@@ -7,13 +7,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::types::UplinkKind;
+use crate::types::{PeerId, UplinkKind};
 use crate::uplink::Interface;
 
-const PEER: PeerId = PeerId([1; 32]);
+const PEER: Borrower = borrower(1, Tier::Member);
+const NEIGHBOUR: Borrower = borrower(2, Tier::Neighbour);
 const HAND: u32 = 7;
 const METERED: u32 = 8;
 const NO_GATEWAY: u32 = 9;
+
+const fn borrower(id: u8, tier: Tier) -> Borrower {
+    let id = PeerId([id; 32]);
+    Borrower { id, tier }
+}
 
 fn uplink(index: u32, name: &str) -> Uplink {
     Uplink {
@@ -117,7 +123,7 @@ async fn a_borrower_is_connected_over_the_uplink_it_named_and_the_bytes_are_coun
         refused: 0,
     };
     assert_eq!(
-        (relay.lent().peers[&PEER], relay.lent().uplinks["hand"]),
+        (relay.lent().peers[&PEER.id], relay.lent().uplinks["hand"]),
         (expected, expected)
     );
     assert_eq!(relay.gate().enter(PEER, now()), Ok(()));
@@ -159,9 +165,9 @@ async fn what_the_owner_says_later_holds_for_the_next_request() {
     let refused = relay.reach(PEER, &open(port)).await.unwrap_err();
     assert_eq!(refused, Refusal::Port);
     let range: Cidr = "127.0.0.2/32".parse().unwrap();
-    relay.change(vec![range], vec![port], Limits::default());
+    relay.change(vec![range], vec![port], Limits::default(), true);
     assert!(relay.reach(PEER, &open(port)).await.is_ok());
-    relay.change(vec![], vec![port], Limits::default());
+    relay.change(vec![], vec![port], Limits::default(), true);
     let refused = relay.reach(PEER, &open(port)).await.unwrap_err();
     assert_eq!(refused, Refusal::Address);
 }
@@ -187,8 +193,8 @@ async fn a_tunnel_ends_when_its_uplink_is_not_lent_any_more_and_outlives_one_tha
         far.write_all(b"x").await.unwrap();
         borrower.read_exact(&mut [0; 1]).await.unwrap();
         let mut kept_back = network();
-        kept_back.uplinks[0].lend = false;
-        assert!(relay.offered(&kept_back).is_empty());
+        kept_back.uplinks[0].lend = Lend::Nobody;
+        assert!(relay.offered(&kept_back, Tier::Member).is_empty());
         news.send_replace(Arc::new(kept_back));
     });
     assert!(matches!(end, End::TakenBack), "{end:?}");
@@ -253,7 +259,7 @@ async fn sec_a10_a_metered_forged_or_unrouted_uplink_is_refused() {
         assert_eq!(refusal, Refusal::Uplink, "{uplink}");
     }
     let network = network();
-    let offered: Vec<u32> = relay.offered(&network).iter().map(|u| u.index).collect();
+    let offered: Vec<u32> = relay.offered(&network, Tier::Member).iter().map(|u| u.index).collect();
     assert_eq!(offered, [HAND]);
     nothing_came(&listener).await;
 }
@@ -333,7 +339,7 @@ async fn sec_a9_a_peer_over_its_limits_is_told_that_we_are_busy() {
     let _second = relay.reach(PEER, &open(port)).await.unwrap();
     assert_eq!(relay.reach(PEER, &open(port)).await.unwrap_err(), Refusal::Busy);
     assert!(
-        relay.reach(PeerId([2; 32]), &open(port)).await.is_ok(),
+        relay.reach(borrower(3, Tier::Member), &open(port)).await.is_ok(),
         "another peer has its own limits"
     );
     drop(first);
