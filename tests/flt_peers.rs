@@ -21,8 +21,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tributary::identity::DeviceKey;
 use tributary::link::wire::Offer;
-use tributary::link::{DEFAULT_PORT, Link, LinkConfig, Links, Open};
+use tributary::link::{DEFAULT_PORT, Lends, Link, LinkConfig, Links, Open};
 use tributary::task::Tasks;
+use tributary::trust::Trust;
 use tributary::types::{LineId, UplinkKind};
 
 const SOON: Duration = Duration::from_secs(15);
@@ -468,14 +469,16 @@ fn stranger(
     tokio::sync::mpsc::Receiver<tributary::link::LinkEvent>,
     tokio::sync::mpsc::Receiver<tributary::link::Incoming>,
 ) {
+    let key = DeviceKey::ephemeral().unwrap();
     let config = LinkConfig {
         port: 0,
         name: "mallory".into(),
-        offers: watch::channel(Vec::new()).1,
+        offers: watch::channel(Lends::default()).1,
         home: watch::channel(tributary::link::Home::default()).1,
         gate: Arc::new(|_| true),
+        trust: Trust::none(&key),
     };
-    Links::start(config, &DeviceKey::ephemeral().unwrap(), tasks).unwrap()
+    Links::start(config, &key, tasks).unwrap()
 }
 
 type Stalled = tokio_rustls::client::TlsStream<tributary::link::TunnelStream>;

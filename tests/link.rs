@@ -12,8 +12,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
 use tributary::identity::DeviceKey;
-use tributary::link::{DialError, Incoming, LinkConfig, LinkEvent, Links, Offer, Open, Refusal, TunnelError};
+use tributary::link::{
+    DialError, Incoming, Lends, Link, LinkConfig, LinkEvent, Links, Offer, Open, Refusal, TunnelError,
+};
 use tributary::task::Tasks;
+use tributary::trust::{PutOut, Tier, Trust};
 use tributary::types::{LineId, PeerId, UplinkKind};
 
 struct Peer {
@@ -21,14 +24,15 @@ struct Peer {
     links: Links,
     events: mpsc::Receiver<LinkEvent>,
     tunnels: mpsc::Receiver<Incoming>,
-    offers: watch::Sender<Vec<Offer>>,
+    offers: watch::Sender<Lends>,
+    trust: Trust,
     tasks: Tasks,
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_peers_meet_and_know_each_others_key_name_and_uplinks() {
     let (mut a, mut b) = (peer("kitchen"), peer("attic"));
-    b.offers.send_replace(vec![offer(4)]);
+    b.offers.send_replace(lends(&[offer(4)]));
     assert_eq!(a.links.dial(&[b.address()]).await.unwrap(), b.id);
     let LinkEvent::Up(to_b) = a.event().await else {
         panic!("no link at the dialling end")
@@ -40,7 +44,7 @@ async fn two_peers_meet_and_know_each_others_key_name_and_uplinks() {
     assert_eq!((to_a.peer(), to_a.name()), (a.id, "kitchen"));
     assert_eq!(to_b.offers(), [offer(4)]);
 
-    b.offers.send_replace(vec![offer(4), offer(5)]);
+    b.offers.send_replace(lends(&[offer(4), offer(5)]));
     assert!(matches!(a.event().await, LinkEvent::Changed(id) if id == b.id));
     assert_eq!(to_b.offers(), [offer(4), offer(5)]);
 }
@@ -157,11 +161,179 @@ async fn a_peer_that_leaves_is_missed_at_once() {
     loop {
         match a.event().await {
             LinkEvent::Down(link) => break assert_eq!(link.peer(), b.id),
-            LinkEvent::Changed(_) => {}
+            LinkEvent::Changed(_) | LinkEvent::Ceremony { .. } => {}
             LinkEvent::Up(_) => panic!("nobody came"),
         }
     }
     assert!(a.links.all().is_empty());
+}
+
+/// Two that vouched for each other, linked.
+async fn members() -> [Peer; 2] {
+    let [mut a, mut b] = [peer("a"), peer("b")];
+    a.links.dial(&[b.address()]).await.unwrap();
+    a.up().await;
+    b.up().await;
+    a.trust.vouch(b.id, true).unwrap();
+    b.trust.vouch(a.id, true).unwrap();
+    [a, b]
+}
+
+#[tokio::test]
+async fn who_is_vouched_for_is_told_what_members_are_lent_and_who_the_others_are() {
+    let [mut a, b] = members().await;
+    let link = a.links.all()[0].clone();
+    let only_members = Lends {
+        to_neighbours: vec![offer(1)],
+        to_members: vec![offer(1), offer(2)],
+    };
+    b.offers.send_replace(only_members);
+    a.until(|_| link.offers().len() == 2).await;
+    // A third one, of whom only `a` knows, becomes known to `b`.
+    let c = peer("c");
+    let mut changes = b.trust.changes();
+    a.trust.vouch(c.id, true).unwrap();
+    changes
+        .wait_for(|_| b.trust.tier(c.id) == Tier::Member)
+        .await
+        .unwrap();
+    assert_eq!(b.trust.tier(a.id), Tier::Member);
+}
+
+#[tokio::test]
+async fn a_neighbour_is_told_less_and_what_it_says_of_others_counts_for_nothing() {
+    let [mut a, mut b] = [peer("a"), peer("b")];
+    let only_members = Lends {
+        to_neighbours: vec![offer(1)],
+        to_members: vec![offer(1), offer(2)],
+    };
+    b.offers.send_replace(only_members);
+    a.links.dial(&[b.address()]).await.unwrap();
+    let link = a.up().await;
+    b.up().await;
+    assert_eq!(link.offers(), [offer(1)]);
+    // It believes to be of one household with `b`, and tells of another device.
+    let c = peer("c");
+    a.trust.vouch(b.id, true).unwrap();
+    a.trust.vouch(c.id, true).unwrap();
+    // A change that `b` tells only after it has heard all of that, as one stream brings both.
+    a.offers.send_replace(lends(&[offer(7)]));
+    let to_a = b.links.all()[0].clone();
+    b.until(|_| to_a.offers() == [offer(7)]).await;
+    assert_eq!([b.trust.tier(c.id), b.trust.tier(a.id)], [Tier::Neighbour; 2]);
+    assert_eq!(link.offers(), [offer(1)]);
+}
+
+#[tokio::test]
+async fn who_is_put_out_loses_its_link_learns_of_it_and_comes_back_as_a_neighbour() {
+    let [mut a, mut b] = members().await;
+    a.trust.put_out(b.id, PutOut::Forget).unwrap();
+    a.down().await;
+    b.down().await;
+    assert_eq!(
+        b.trust.tier(a.id),
+        Tier::Neighbour,
+        "it was told, and believed a member"
+    );
+    a.links.dial(&[b.address()]).await.unwrap();
+    assert_eq!(a.up().await.tier(), Tier::Neighbour);
+}
+
+#[tokio::test]
+async fn who_is_blocked_gets_no_link_whoever_dials() {
+    let [mut a, mut b] = members().await;
+    a.trust.put_out(b.id, PutOut::Block).unwrap();
+    a.down().await;
+    b.down().await;
+    assert!(matches!(
+        a.links.dial(&[b.address()]).await,
+        Err(DialError::Blocked)
+    ));
+    assert!(matches!(
+        b.links.dial(&[a.address()]).await,
+        Err(DialError::Blocked)
+    ));
+    assert!(a.links.all().is_empty() && b.links.all().is_empty());
+    a.trust.put_out(b.id, PutOut::Forget).unwrap();
+    b.links.dial(&[a.address()]).await.unwrap();
+    assert_eq!(b.up().await.tier(), Tier::Neighbour);
+}
+
+#[tokio::test]
+async fn who_leaves_is_a_neighbour_to_those_it_told_and_to_those_who_were_away() {
+    let [mut a, mut b] = members().await;
+    let mut c = peer("c");
+    for (one, other) in [(&a, &c), (&c, &a)] {
+        one.trust.vouch(other.id, true).unwrap();
+    }
+    let mut changes = b.trust.changes();
+    changes
+        .wait_for(|_| b.trust.tier(c.id) == Tier::Member)
+        .await
+        .unwrap();
+    b.trust.leave().unwrap();
+    a.down().await;
+    b.down().await;
+    assert_eq!([a.trust.tier(b.id), b.trust.tier(a.id)], [Tier::Neighbour; 2]);
+    // `c` was not there, and takes `b` for a member until it meets it.
+    let mut changes = c.trust.changes();
+    c.trust.vouch(b.id, true).unwrap();
+    c.links.dial(&[b.address()]).await.unwrap();
+    c.up().await;
+    changes
+        .wait_for(|_| c.trust.tier(b.id) == Tier::Neighbour)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn both_ends_of_a_link_share_a_secret_that_no_other_link_has() {
+    let [a, b] = members().await;
+    let (to_b, to_a) = (a.links.all()[0].clone(), b.links.all()[0].clone());
+    let secret = to_b.exporter(b"one").unwrap();
+    assert_eq!(to_a.exporter(b"one"), Some(secret));
+    assert_ne!(to_a.exporter(b"two"), Some(secret));
+    let [c, _d] = members().await;
+    assert_ne!(c.links.all()[0].exporter(b"one"), Some(secret));
+}
+
+#[tokio::test]
+async fn steps_of_a_ceremony_arrive_as_they_were_said_and_too_many_end_the_link() {
+    let [mut a, b] = members().await;
+    let to_a = b.links.all()[0].clone();
+    assert!(to_a.say(b"first".to_vec()));
+    assert!(!to_a.say(vec![0; 4096]), "longer than any step");
+    let heard = loop {
+        if let LinkEvent::Ceremony { link, words } = a.event().await {
+            assert_eq!(link.peer(), b.id);
+            break words;
+        }
+    };
+    assert_eq!(heard, b"first");
+    while to_a.is_up() {
+        to_a.say(b"more".to_vec());
+        tokio::task::yield_now().await;
+    }
+    a.down().await;
+}
+
+impl Peer {
+    async fn up(&mut self) -> Arc<Link> {
+        loop {
+            if let LinkEvent::Up(link) = self.event().await {
+                return link;
+            }
+        }
+    }
+
+    async fn down(&mut self) {
+        self.until(|event| matches!(event, LinkEvent::Down(_))).await;
+    }
+
+    /// Hears news until that is so.
+    async fn until(&mut self, so: impl Fn(&LinkEvent) -> bool) {
+        while !so(&self.event().await) {}
+    }
 }
 
 impl Peer {
@@ -183,14 +355,16 @@ fn peer(name: &str) -> Peer {
 
 fn start(name: &str, gate: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Peer {
     let key = DeviceKey::ephemeral().unwrap();
+    let trust = Trust::none(&key);
     let tasks = Tasks::new();
-    let (offers, receiver) = watch::channel(Vec::new());
+    let (offers, receiver) = watch::channel(Lends::default());
     let config = LinkConfig {
         port: 0,
         name: name.into(),
         offers: receiver,
         home: watch::channel(tributary::link::Home::default()).1,
         gate: Arc::new(gate),
+        trust: trust.clone(),
     };
     let (links, events, tunnels) = Links::start(config, &key, &tasks).unwrap();
     Peer {
@@ -199,7 +373,16 @@ fn start(name: &str, gate: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> P
         events,
         tunnels,
         offers,
+        trust,
         tasks,
+    }
+}
+
+/// To everybody.
+fn lends(offers: &[Offer]) -> Lends {
+    Lends {
+        to_neighbours: offers.to_vec(),
+        to_members: offers.to_vec(),
     }
 }
 

@@ -15,11 +15,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tributary::identity::DeviceKey;
 use tributary::lane::{DialError, Lane, LaneInfo, PeerLane, Target};
-use tributary::link::{Incoming, LinkConfig, LinkEvent, Links, Refusal};
+use tributary::link::{Incoming, Lends, LinkConfig, LinkEvent, Links, Refusal};
 use tributary::relay::{Config, Relay};
 use tributary::task::Tasks;
+use tributary::trust::{Tier, Trust};
 use tributary::types::{LaneId, LineId, PeerId, UplinkKind};
-use tributary::uplink::{Network, Uplink};
+use tributary::uplink::{Lend, Network, Uplink};
 
 const UPLINK: u32 = 7;
 const HOST: &str = "origin.demo.test";
@@ -188,6 +189,7 @@ async fn household() -> Household {
     let info = LaneInfo {
         id: LaneId(1),
         peer: Some(peer),
+        tier: Some(Tier::Neighbour),
         owner: "lender".into(),
         uplink: "wan0".into(),
         kind: UplinkKind::Wired,
@@ -207,7 +209,9 @@ async fn household() -> Household {
 }
 
 async fn serve(relay: Relay, mut requests: mpsc::Receiver<Incoming>) {
-    while let Some(incoming) = requests.recv().await {
+    while let Some(mut incoming) = requests.recv().await {
+        // What these tests are about begins where other ports than the web's may be borrowed.
+        incoming.tier = Tier::Member;
         relay.serve(incoming);
     }
 }
@@ -218,7 +222,7 @@ fn relay(port: u16, tasks: &Tasks) -> Relay {
         name: "wan0".into(),
         kind: UplinkKind::Wired,
         metered: false,
-        lend: true,
+        lend: Lend::All,
         line: LineId([0; 8]),
         line_named: false,
         v4: Some([127, 0, 0, 9].into()),
@@ -253,9 +257,10 @@ fn peer(tasks: &Tasks) -> (PeerId, LinksAndNews, SocketAddr, mpsc::Receiver<Inco
     let config = LinkConfig {
         port: 0,
         name: "peer".into(),
-        offers: watch::channel(Vec::new()).1,
+        offers: watch::channel(Lends::default()).1,
         home: watch::channel(tributary::link::Home::default()).1,
         gate: Arc::new(|ip: IpAddr| ip.is_loopback()),
+        trust: Trust::none(&key),
     };
     let (links, events, requests) = Links::start(config, &key, tasks).unwrap();
     let address = (Ipv4Addr::LOCALHOST, links.port().unwrap()).into();

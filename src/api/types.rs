@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::Ask;
+use crate::trust::Tier;
 
 /// What a client asks of the daemon: one line of JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -188,6 +189,9 @@ pub struct Peer {
     pub name: String,
     /// Where it is.
     pub address: String,
+    /// How far it is trusted: `neighbour` (joined by itself) or `member` (vouched for).
+    #[serde(default = "neighbour")]
+    pub tier: Tier,
     /// Round trip in milliseconds.
     pub rtt_ms: f64,
     /// What it lends, by name.
@@ -235,6 +239,10 @@ pub struct Lent {
     pub down: u64,
     /// Bytes from borrowers to origins.
     pub up: u64,
+}
+
+const fn neighbour() -> Tier {
+    Tier::Neighbour
 }
 
 /// A path may hold any bytes, JSON text only: better a name that is not quite right than no line at all.

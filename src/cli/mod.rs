@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::identity::StateDir;
 use crate::link::DEFAULT_PORT;
-use crate::node::{Live, NodeConfig};
+use crate::node::{Doors, Live, NodeConfig};
 use crate::relay;
 use crate::task::spawn_apart;
 
@@ -165,6 +165,7 @@ fn node_config(config: Config, state: StateDir) -> NodeConfig {
             ports: config.egress.ports,
             ..relay::Config::default()
         },
+        doors: doors(&config.trust),
         rules: config.uplinks,
         network: None,
         origins: None,
@@ -177,10 +178,15 @@ fn live(config: &Config) -> Live {
         rules: config.uplinks.clone(),
         allow: config.egress.allow.clone(),
         ports: config.egress.ports.clone(),
-        lend_to_neighbours: true,
         limits: config.egress.limits(),
         peers: config.lan.peers.iter().map(|p| p.0).collect(),
+        doors: doors(&config.trust),
     }
+}
+
+const fn doors(trust: &crate::config::Trust) -> Doors {
+    let (lend, borrow) = trust.doors();
+    Doors { lend, borrow }
 }
 
 fn host_name() -> String {

@@ -262,6 +262,7 @@ mod tests {
             id: "cd".repeat(32),
             name: name.into(),
             address: address.into(),
+            tier: crate::trust::Tier::Neighbour,
             rtt_ms: 0.4,
             uplinks: uplinks.iter().map(|u| (*u).into()).collect(),
         };

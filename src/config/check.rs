@@ -38,6 +38,8 @@ const PORT: &str = "a number from 1 to 65535";
 const INTERFACE: &str = "an interface's name as `ip link` shows it, such as \"wlan0\"";
 const YES_NO: &str = "true or false";
 const LEND: &str = "true, false or \"members\"";
+const FILE: &str = "a file's path that begins with /";
+const PASSPHRASE: &str = "a text of 8 to 256 bytes, the same on every device of the household";
 const CIDR: &str = "an address with a prefix, such as \"203.0.113.0/24\"";
 
 /// Takes over what `raw` says into `config`: what it does not say stays. Gives everything that is wrong.
@@ -91,6 +93,7 @@ pub(super) fn check(raw: &Raw, source: &Source<'_>, config: &mut Config) -> Vec<
     if let Some(size) = check.quantity(key, said, &least, fits) {
         config.egress.neighbours_per_day = size;
     }
+    check.trust(&raw.trust, &mut config.trust);
     check.uplinks(&raw.uplink, config);
     check.wrongs
 }
@@ -101,6 +104,54 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    fn trust(&mut self, said: &raw::Trust, trust: &mut super::Trust) {
+        let doors = [
+            ("trust.neighbours", &said.neighbours, &mut trust.neighbours),
+            (
+                "trust.lend_to_neighbours",
+                &said.lend_to_neighbours,
+                &mut trust.lend_to_neighbours,
+            ),
+            (
+                "trust.borrow_from_neighbours",
+                &said.borrow_from_neighbours,
+                &mut trust.borrow_from_neighbours,
+            ),
+        ];
+        for (key, said, value) in doors {
+            if let Some(open) = self.yes_no(key, said) {
+                *value = open;
+            }
+        }
+        if let Some(words) = self.secret("trust.passphrase", &said.passphrase) {
+            trust.passphrase = Some(words);
+        }
+        let fits = |path: &str| path.starts_with('/');
+        let key = "trust.passphrase_file";
+        if let Some(path) = self.text(key, &said.passphrase_file, FILE, fits) {
+            trust.passphrase_file = Some(path.into());
+        }
+        if let (Some(_), Some(second)) = (&said.passphrase, &said.passphrase_file) {
+            let why = "found beside trust.passphrase; allowed: one of the two".to_owned();
+            let wrong = self.source.wrong(second.span().start, key, why);
+            self.wrongs.push(wrong);
+        }
+    }
+
+    /// A text that no message repeats.
+    fn secret(&mut self, key: &str, said: &Said) -> Option<String> {
+        let said = said.as_ref()?;
+        match said.get_ref() {
+            Written::Text(text) if is_passphrase(text) => Some(text.clone()),
+            _ => {
+                let why = format!("what stands there is not shown here; allowed: {PASSPHRASE}");
+                let wrong = self.source.wrong(said.span().start, key, why);
+                self.wrongs.push(wrong);
+                None
+            }
+        }
+    }
+
     fn uplinks(&mut self, uplinks: &[Spanned<raw::Uplink>], config: &mut Config) {
         let mut seen = BTreeSet::new();
         for entry in uplinks {
@@ -257,6 +308,11 @@ impl Check<'_> {
 /// What no element says more about: it is not what is allowed.
 fn otherwise<T>(value: Option<T>) -> Result<T, String> {
     value.ok_or_else(String::new)
+}
+
+/// Also of what a passphrase file holds, without the end of its line.
+pub(super) fn is_passphrase(text: &str) -> bool {
+    (8..=256).contains(&text.len()) && !text.chars().any(char::is_control)
 }
 
 fn is_interface(name: &str) -> bool {

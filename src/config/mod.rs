@@ -34,6 +34,8 @@ pub struct Config {
     pub lan: Lan,
     /// About what is lent.
     pub egress: Egress,
+    /// About who is trusted.
+    pub trust: Trust,
     /// About single uplinks. Default: nothing.
     pub uplinks: Rules,
 }
@@ -97,6 +99,53 @@ impl Egress {
             neighbours_per_day: self.neighbours_per_day,
             ..relay::Limits::default()
         }
+    }
+}
+
+/// `[trust]`
+#[derive(Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// Whether those who joined by themselves may lend and borrow at all. Default: yes.
+    pub neighbours: bool,
+    /// Whether they may borrow. Default: yes.
+    pub lend_to_neighbours: bool,
+    /// Whether their uplinks are used. Default: yes.
+    pub borrow_from_neighbours: bool,
+    /// Devices with the same one vouch for each other. Default: none.
+    pub passphrase: Option<String>,
+    /// A file that holds it. Default: none.
+    pub passphrase_file: Option<PathBuf>,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            neighbours: true,
+            lend_to_neighbours: true,
+            borrow_from_neighbours: true,
+            passphrase: None,
+            passphrase_file: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trust")
+            .field("doors", &self.doors())
+            .field("passphrase", &self.passphrase.as_ref().map(|_| "..."))
+            .field("passphrase_file", &self.passphrase_file)
+            .finish()
+    }
+}
+
+impl Trust {
+    /// What is open to those who joined by themselves.
+    pub const fn doors(&self) -> (bool, bool) {
+        (
+            self.neighbours && self.lend_to_neighbours,
+            self.neighbours && self.borrow_from_neighbours,
+        )
     }
 }
 

@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub(super) device: Device,
     pub(super) lan: Lan,
     pub(super) egress: Egress,
+    pub(super) trust: Trust,
     pub(super) uplink: Vec<Spanned<Uplink>>,
 }
 
@@ -47,6 +48,17 @@ pub(super) struct Egress {
     pub(super) tunnels_per_peer: Said,
     pub(super) idle: Said,
     pub(super) neighbours_per_day: Said,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Trust {
+    pub(super) neighbours: Said,
+    pub(super) lend_to_neighbours: Said,
+    pub(super) borrow_from_neighbours: Said,
+    pub(super) passphrase: Said,
+    pub(super) passphrase_file: Said,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -187,9 +187,10 @@ impl Guest {
         let config = LinkConfig {
             port,
             name: options.name.clone(),
-            offers: watch::channel(Vec::new()).1,
+            offers: watch::channel(crate::link::Lends::default()).1,
             home: watch::channel(crate::link::Home::default()).1,
             gate: Arc::new(move |ip| on_lan.is_on_link(ip, only.as_deref())),
+            trust: crate::trust::Trust::none(&key),
         };
         let (links, events, tunnels) = Links::start(config, &key, tasks).map_err(|e| e.to_string())?;
         let port = links.port().map_err(|e| e.to_string())?;

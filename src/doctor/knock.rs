@@ -109,16 +109,17 @@ mod tests {
     #[tokio::test]
     async fn a_peer_answers_and_has_no_link_of_it() {
         let tasks = Tasks::new();
+        let key = DeviceKey::ephemeral().unwrap();
         let config = LinkConfig {
             port: 0,
             name: "here".into(),
-            offers: watch::channel(Vec::new()).1,
+            offers: watch::channel(crate::link::Lends::default()).1,
             home: watch::channel(crate::link::Home::default()).1,
             // It answers before it looks who asks.
             gate: Arc::new(|_| false),
+            trust: crate::trust::Trust::none(&key),
         };
-        let (links, mut events, _tunnels) =
-            Links::start(config, &DeviceKey::ephemeral().unwrap(), &tasks).unwrap();
+        let (links, mut events, _tunnels) = Links::start(config, &key, &tasks).unwrap();
         let address = SocketAddr::from((HERE, links.port().unwrap()));
         assert_eq!(knock(address).await, Reach::Answers);
         assert!(events.try_recv().is_err(), "nobody joined");

@@ -1,7 +1,7 @@
 //! Which lanes may serve a job and in which order; what is shown of each.
 //!
 //! Invariants: of lanes with the same line only one is used, for the others add nothing; content that the way there could
-//! change unseen (plain http without a digest) goes over own uplinks only (HTTP-19).
+//! change unseen (plain http without a digest) goes over own uplinks and members' only (HTTP-19).
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -20,6 +20,7 @@ use crate::store::Generation;
 use crate::stripe;
 use crate::stripe::LaneSnapshot;
 use crate::stripe::Pause;
+use crate::trust::Right;
 use crate::types::LaneId;
 use crate::types::Rate;
 use crate::types::UplinkKind;
@@ -105,8 +106,8 @@ fn sort_out(lanes: &[Arc<dyn Lane>], terms: Terms, record: impl Fn(LaneId) -> Re
         if info.peer.is_some() && !terms.pool {
             let why = "the pool is not used for this download".to_owned();
             choice.unused.push((info.clone(), why));
-        } else if info.peer.is_some() && terms.plain {
-            let why = "plain http without a checksum: a lender could change it".to_owned();
+        } else if terms.plain && info.tier.is_some_and(|tier| !tier.may(Right::CarryPlain)) {
+            let why = "plain http without a checksum: a lender nobody vouched for could change it".to_owned();
             choice.unused.push((info.clone(), why));
         } else if let Some(other) = choice.used.iter().find(|used| used.info().line == info.line) {
             let why = shares(other.info(), record(info.id));
@@ -299,6 +300,7 @@ mod tests {
         let mut info = LaneInfo {
             id: LaneId(id),
             peer: (id >= 10).then_some(PeerId([1; 32])),
+            tier: None,
             owner: format!("owner-{id}"),
             uplink: "up0".into(),
             kind: UplinkKind::Wired,

@@ -20,6 +20,7 @@ use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::link::Refusal;
+use crate::trust::Tier;
 use crate::types::{LaneId, LineId, PeerId, Rate, UplinkKind};
 
 /// A byte stream both ways; shutting it down closes one half only.
@@ -61,6 +62,8 @@ pub struct LaneInfo {
     pub id: LaneId,
     /// The lender. `None`: an own uplink.
     pub peer: Option<PeerId>,
+    /// How far the lender is trusted. `None`: an own uplink.
+    pub tier: Option<Tier>,
     /// "this device" or the peer's name, already cleaned for display.
     pub owner: String,
     /// The uplink's name at its owner's, already cleaned for display.

@@ -106,6 +106,7 @@ mod tests {
         let info = LaneInfo {
             id: LaneId(1),
             peer: None,
+            tier: None,
             owner: "this device".into(),
             uplink: uplink.name.clone(),
             kind: uplink.kind,

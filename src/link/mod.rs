@@ -7,6 +7,7 @@
 //! Invariants: at most one link for each peer and 64 in all; no handshake with a host
 //! that is not on the LAN; every wait, queue and buffer is bounded.
 
+mod control;
 mod endpoint;
 mod notices;
 mod session;
@@ -30,6 +31,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::identity::DeviceKey;
 use crate::task::Tasks;
+use crate::trust::{Tier, Trust};
 use crate::types::PeerId;
 use crate::uplink::Network;
 
@@ -58,11 +60,32 @@ pub struct LinkConfig {
     /// What the owner calls this device.
     pub name: String,
     /// What it lends; a change is told to every peer.
-    pub offers: watch::Receiver<Vec<Offer>>,
+    pub offers: watch::Receiver<Lends>,
     /// Where its own traffic ends; a change is told to every peer.
     pub home: watch::Receiver<Home>,
     /// Which addresses are on the LAN.
     pub gate: Gate,
+    /// Who is a member and who is not to have a link.
+    pub trust: Trust,
+}
+
+/// What a device lends, to whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lends {
+    /// To those who joined by themselves.
+    pub to_neighbours: Vec<Offer>,
+    /// To those who were vouched for.
+    pub to_members: Vec<Offer>,
+}
+
+impl Lends {
+    fn to(&self, tier: Tier) -> Vec<Offer> {
+        match tier {
+            Tier::Blocked => Vec::new(),
+            Tier::Neighbour => self.to_neighbours.clone(),
+            Tier::Member => self.to_members.clone(),
+        }
+    }
 }
 
 impl fmt::Debug for LinkConfig {
@@ -111,6 +134,9 @@ pub enum DialError {
     /// Another device has the same key: see [`Links::warnings`].
     #[error("another device with the same key is there")]
     Copy,
+    /// Its owner, or a member of the household, put it out: one of the two ends will have no link with the other.
+    #[error("one of the two devices is blocked at the other")]
+    Blocked,
     /// Too many links.
     #[error("there are {} links already", table::MAX_LINKS)]
     Full,
@@ -135,6 +161,13 @@ pub enum LinkEvent {
     Up(Arc<Link>),
     /// A peer lends something else now, or its traffic ends elsewhere; see [`Link::offers`] and [`Link::home`].
     Changed(PeerId),
+    /// A peer takes a step of vouching for each other.
+    Ceremony {
+        /// Whose.
+        link: Arc<Link>,
+        /// As it sent it: anything.
+        words: Vec<u8>,
+    },
     /// A peer is gone.
     Down(Arc<Link>),
 }
@@ -150,6 +183,9 @@ pub struct Link {
     home: watch::Sender<Home>,
     /// Rung to hear whether the peer still answers.
     knock: Notify,
+    trust: Trust,
+    /// Steps of a ceremony waiting to be sent.
+    words: mpsc::Sender<Vec<u8>>,
 }
 
 impl fmt::Debug for Link {
@@ -164,6 +200,24 @@ impl Link {
     /// Whose it is.
     pub const fn peer(&self) -> PeerId {
         self.peer
+    }
+
+    /// How far the peer is trusted now.
+    pub fn tier(&self) -> Tier {
+        self.trust.tier(self.peer)
+    }
+
+    /// Sends a step of a ceremony; false where the link is gone or the peer does not read.
+    pub fn say(&self, words: Vec<u8>) -> bool {
+        words.len() <= wire::MAX_CEREMONY && self.words.try_send(words).is_ok()
+    }
+
+    /// A secret that only the two ends of this link share, another one for each label (RFC 8446, 7.5): whoever sits between
+    /// two links has two different ones. `None`: the link is gone.
+    pub fn exporter(&self, label: &[u8]) -> Option<[u8; 32]> {
+        let mut secret = [0; 32];
+        let exported = self.connection.export_keying_material(&mut secret, label, b"");
+        exported.is_ok().then_some(secret)
     }
 
     /// What the peer calls itself, cleaned; for people only.
@@ -233,9 +287,10 @@ struct Inner {
     id: PeerId,
     session: u64,
     name: String,
-    offers: watch::Receiver<Vec<Offer>>,
+    offers: watch::Receiver<Lends>,
     home: watch::Receiver<Home>,
     gate: Gate,
+    trust: Trust,
     table: Mutex<Table<Arc<Link>>>,
     notices: Mutex<Notices>,
     events: mpsc::Sender<LinkEvent>,
@@ -274,6 +329,7 @@ impl Links {
             offers: config.offers,
             home: config.home,
             gate: config.gate,
+            trust: config.trust,
             table: Mutex::new(Table::new()),
             notices: Mutex::default(),
             events,

@@ -1,4 +1,4 @@
-//! The life of one link: handshake, `Hello` both ways, then control messages and tunnels until it ends.
+//! The beginning of a link: handshake, then `Hello` both ways. What follows is in `control`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -10,19 +10,21 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::identity::peer_of_spki;
 use crate::task::Seldom;
+use crate::trust::{Right, Tier};
 use crate::types::PeerId;
 use crate::uplink::limit::Bucket;
 
+use super::control::{BLOCKED, Control, STEPS_WAITING, hear_last_word, last_word, live};
 use super::table::{Entry, Verdict};
-use super::wire::{self, Hello, Home, Message, Refusal, WireError};
-use super::{DialError, HANDSHAKE_WITHIN, Incoming, Inner, Link, LinkEvent, unmapped};
+use super::wire::{self, Hello, Home, Message, WireError};
+use super::{DialError, HANDSHAKE_WITHIN, Inner, Lends, Link, unmapped};
 
 /// The end leaves; nothing is wrong.
 pub(super) const LEAVING: VarInt = VarInt::from_u32(0);
 const DUPLICATE: VarInt = VarInt::from_u32(2);
 const OURSELVES: VarInt = VarInt::from_u32(3);
 const FULL: VarInt = VarInt::from_u32(4);
-const PROTOCOL: VarInt = VarInt::from_u32(5);
+pub(super) const PROTOCOL: VarInt = VarInt::from_u32(5);
 /// The end begins anew: its address changed, or it was suspended.
 pub(super) const ABANDONED: VarInt = VarInt::from_u32(6);
 /// Another device with the same key is there, and was there first.
@@ -37,7 +39,6 @@ const HELLO_WITHIN: Duration = Duration::from_secs(3);
 const RETRY_ABOVE: usize = 16;
 /// A whole household may come or go at once and be seen to; a peer that flaps must not fill the log.
 static COMINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
-static GOINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
 /// Strangers' first packets answered in a second. What goes to an address that does not exist waits 3 s for its ARP in our
 /// socket's buffer: 5,000 spoofed ones a second filled that, and the peers' packets waited behind them (FLT-32).
 const ANSWERS_PER_SECOND: u64 = 64;
@@ -154,6 +155,10 @@ async fn establish(
     if peer == inner.id {
         return Err(meet_own_key(inner, &connection, role).await);
     }
+    if !inner.trust.may(peer, Right::Link) {
+        connection.close(BLOCKED, last_word(inner, peer).as_deref().unwrap_or_default());
+        return Err(DialError::Blocked);
+    }
     let greeted = tokio::time::timeout(HELLO_WITHIN, greet(inner, &connection, peer, role)).await;
     let (hello, control) = match greeted {
         Ok(Ok(greeted)) => greeted,
@@ -168,8 +173,14 @@ async fn establish(
         Ok(Err(error)) => {
             // A link refused as a duplicate while we greet is no fault of the peer's.
             let duplicate = closed_with(&connection, DUPLICATE);
+            let blocked = closed_with(&connection, BLOCKED);
+            hear_last_word(inner, &connection, peer);
             connection.close(PROTOCOL, b"");
-            return Err(if duplicate { DialError::Duplicate } else { error });
+            return Err(match () {
+                () if duplicate => DialError::Duplicate,
+                () if blocked => DialError::Blocked,
+                () => error,
+            });
         }
         Err(_) => {
             connection.close(PROTOCOL, b"");
@@ -184,6 +195,7 @@ async fn establish(
         return Err(WireError::Malformed.into());
     }
     let (offers, _) = watch::channel(hello.uplinks);
+    let (words, steps) = mpsc::channel(STEPS_WAITING);
     let local = local_ip(&connection);
     let link = Arc::new(Link {
         connection,
@@ -193,7 +205,10 @@ async fn establish(
         offers,
         home: watch::channel(Home::default()).0,
         knock: Notify::new(),
+        trust: inner.trust.clone(),
+        words,
     });
+    inner.trust.called(peer, &link.name);
     let entry = Entry {
         link: Arc::clone(&link),
         session: hello.session,
@@ -214,7 +229,7 @@ async fn establish(
             }
             inner
                 .tasks
-                .spawn_graceful("link", live(Arc::clone(inner), link, control));
+                .spawn_graceful("link", live(Arc::clone(inner), link, control, steps));
             Ok(peer)
         }
         Verdict::Duplicate => {
@@ -262,7 +277,7 @@ async fn meet_own_key(inner: &Inner, connection: &quinn::Connection, role: Role)
         match role {
             Role::Dialled => Ok(hear_hello(connection).await?.0.session != inner.session),
             Role::Accepted => {
-                let _greeting = say_hello(inner, connection).await?;
+                let _greeting = say_hello(inner, connection, inner.id).await?;
                 connection.closed().await;
                 Ok::<_, WireError>(closed_with(connection, COPY))
             }
@@ -314,14 +329,6 @@ pub(super) fn closed_with(connection: &quinn::Connection, code: VarInt) -> bool 
         Some(quinn::ConnectionError::ApplicationClosed(close)) if close.error_code == code)
 }
 
-/// The two control streams, once both ends have greeted.
-struct Control {
-    send: SendStream,
-    recv: RecvStream,
-    /// What we last said we lend: later changes are told.
-    offers: watch::Receiver<Vec<wire::Offer>>,
-}
-
 /// Says who we are and hears who the peer is. Who dialled greets second, so that it can still step back where a link to
 /// this process of the peer's stands already: an address tells nothing of who is there, a dial may be answered late, and
 /// a second link would cost the first one's tunnels.
@@ -339,23 +346,41 @@ async fn greet(
         if is_copy(inner, connection, peer, hello.session).await {
             return Err(DialError::Copy);
         }
-        let (send, offers) = say_hello(inner, connection).await?;
-        return Ok((hello, Control { send, recv, offers }));
+        let (send, offers, tier) = say_hello(inner, connection, peer).await?;
+        return Ok((
+            hello,
+            Control {
+                send,
+                recv,
+                offers,
+                tier,
+            },
+        ));
     }
-    let (send, offers) = say_hello(inner, connection).await?;
+    let (send, offers, tier) = say_hello(inner, connection, peer).await?;
     let (hello, recv) = hear_hello(connection).await?;
     if is_copy(inner, connection, peer, hello.session).await {
         return Err(DialError::Copy);
     }
-    Ok((hello, Control { send, recv, offers }))
+    Ok((
+        hello,
+        Control {
+            send,
+            recv,
+            offers,
+            tier,
+        },
+    ))
 }
 
 async fn say_hello(
     inner: &Inner,
     connection: &quinn::Connection,
-) -> Result<(SendStream, watch::Receiver<Vec<wire::Offer>>), WireError> {
+    peer: PeerId,
+) -> Result<(SendStream, watch::Receiver<Lends>, Tier), WireError> {
     let mut offers = inner.offers.clone();
-    let uplinks = offers.borrow_and_update().clone();
+    let tier = inner.trust.tier(peer);
+    let uplinks = offers.borrow_and_update().to(tier);
     let hello = Hello {
         name: inner.name.clone(),
         session: inner.session,
@@ -363,7 +388,7 @@ async fn say_hello(
     };
     let mut send = connection.open_uni().await.map_err(|e| WireError::Io(e.into()))?;
     wire::send(&mut send, &Message::Hello(hello)).await?;
-    Ok((send, offers))
+    Ok((send, offers, tier))
 }
 
 async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream), WireError> {
@@ -374,111 +399,6 @@ async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream
     match wire::receive(&mut recv).await? {
         Message::Hello(hello) => Ok((hello, recv)),
         _ => Err(WireError::Malformed),
-    }
-}
-
-/// Runs a link until either end leaves, breaks the protocol or falls silent.
-async fn live(inner: Arc<Inner>, link: Arc<Link>, control: Control) {
-    let up = inner.events.send(LinkEvent::Up(Arc::clone(&link))).await.is_ok();
-    if up {
-        let Control {
-            mut send,
-            recv,
-            offers,
-        } = control;
-        tokio::select! {
-            error = hear(&inner, &link, recv) => {
-                tracing::debug!(peer = %link.peer.short(), %error, "control stream ended");
-                link.connection.close(PROTOCOL, b"");
-            }
-            () = tell(&mut send, offers, inner.home.clone(), &link.knock) => {}
-            () = accept_tunnels(&inner, &link) => {}
-            () = inner.tasks.token().cancelled() => {
-                // Best effort: the close that follows says the same.
-                let _ = wire::send(&mut send, &Message::Bye).await;
-                link.connection.close(LEAVING, b"bye");
-            }
-        }
-    }
-    if link.is_refused_as_copy() {
-        let by = (link.name.as_str(), link.address());
-        inner.notices().refused(inner.id, by, Instant::now());
-    }
-    if inner.table().remove(link.peer, |l| Arc::ptr_eq(l, &link)) {
-        if let Some(more) = GOINGS.pass() {
-            tracing::info!(peer = %link.peer.short(), name = ?link.name, more, "peer left");
-        }
-        // Nobody listens any more when the whole node ends.
-        let _ = inner.events.send(LinkEvent::Down(link)).await;
-    }
-}
-
-/// Reads control messages; returns why there are no more.
-async fn hear(inner: &Inner, link: &Link, mut recv: RecvStream) -> WireError {
-    loop {
-        match wire::receive(&mut recv).await {
-            Ok(Message::Offers(offers)) => {
-                link.offers.send_replace(offers);
-                if inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
-                    return WireError::Malformed;
-                }
-            }
-            Ok(Message::Home(home)) => {
-                let changed = link.home.send_if_modified(|known| {
-                    let changed = *known != home;
-                    *known = home;
-                    changed
-                });
-                if changed && inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
-                    return WireError::Malformed;
-                }
-            }
-            Ok(Message::Bye) => {
-                link.offers.send_replace(Vec::new());
-                let _ = inner.events.send(LinkEvent::Changed(link.peer)).await;
-            }
-            Ok(Message::Unknown(kind)) => tracing::trace!(kind, "skipped a message of a later version"),
-            Ok(Message::Hello(_)) => return WireError::Malformed,
-            Err(error) => return error,
-        }
-    }
-}
-
-/// Tells the peer where our traffic ends, and each change of that and of what we lend, and the same again where it must
-/// show that it is there; returns when the link is gone.
-async fn tell(
-    send: &mut SendStream,
-    mut offers: watch::Receiver<Vec<wire::Offer>>,
-    mut home: watch::Receiver<Home>,
-    knock: &Notify,
-) {
-    home.mark_changed();
-    loop {
-        let message = tokio::select! {
-            // Nobody changes anything any more once a sender is gone.
-            Ok(()) = offers.changed() => Message::Offers(offers.borrow_and_update().clone()),
-            Ok(()) = home.changed() => Message::Home(home.borrow_and_update().clone()),
-            () = knock.notified() => Message::Offers(offers.borrow_and_update().clone()),
-        };
-        if wire::send(send, &message).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Hands the peer's requests for tunnels on; returns when the link is gone.
-async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
-    while let Ok((send, recv)) = link.connection.accept_bi().await {
-        let tunnels: mpsc::Sender<Incoming> = inner.tunnels.clone();
-        let peer = link.peer;
-        inner.tasks.spawn("tunnel-request", async move {
-            let Some(incoming) = Incoming::read(peer, send, recv).await else {
-                return;
-            };
-            if let Err(mpsc::error::TrySendError::Full(incoming)) = tunnels.try_send(incoming) {
-                incoming.refuse(Refusal::Busy).await;
-            }
-        });
     }
 }
 

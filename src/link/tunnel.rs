@@ -12,6 +12,7 @@ use std::time::Duration;
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::trust::Tier;
 use crate::types::PeerId;
 
 use super::wire::{self, Answer, Open, Refusal, WireError};
@@ -65,6 +66,8 @@ pub(super) async fn open(
 pub struct Incoming {
     /// Who asks, proved by the link.
     pub peer: PeerId,
+    /// How far it is trusted, when it asks.
+    pub tier: Tier,
     /// For what.
     pub open: Open,
     stream: TunnelStream,
@@ -72,11 +75,16 @@ pub struct Incoming {
 
 impl Incoming {
     /// Reads the request from a stream the peer opened.
-    pub(super) async fn read(peer: PeerId, send: SendStream, recv: RecvStream) -> Option<Self> {
+    pub(super) async fn read(peer: PeerId, tier: Tier, send: SendStream, recv: RecvStream) -> Option<Self> {
         let mut stream = TunnelStream::new(send, recv);
         let open = tokio::time::timeout(OPEN_WITHIN, wire::receive_open(&mut stream)).await;
         match open {
-            Ok(Ok(open)) => Some(Self { peer, open, stream }),
+            Ok(Ok(open)) => Some(Self {
+                peer,
+                tier,
+                open,
+                stream,
+            }),
             Ok(Err(error)) => {
                 tracing::debug!(%error, "a peer's stream did not begin with a request");
                 None

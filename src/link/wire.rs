@@ -18,6 +18,10 @@ pub const MAX_FRAME: usize = 64 * 1024;
 pub const MAX_UPLINKS: usize = 16;
 /// Routers that are peers one behind the other: a household has two at most; what a peer names beyond is cut off.
 pub const MAX_BEHIND: usize = 8;
+/// Statements in one message, each of less than 200 bytes: a household has fewer, and the rest follow in the next one.
+pub const MAX_STATEMENTS: usize = 256;
+/// A step of a ceremony: a point of a curve, a hash, a nonce.
+pub const MAX_CEREMONY: usize = 2 * 1024;
 /// As DNS has it.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -67,6 +71,10 @@ pub enum Message {
     Offers(Vec<Offer>),
     /// Where its own traffic ends from now on; not said by versions before 0.2.
     Home(Home),
+    /// Who is vouched for and who was put out, signed by whoever said so; not said by versions before 0.2.
+    Statements(Vec<Vec<u8>>),
+    /// A step of vouching for each other, of which the link knows nothing; not said by versions before 0.2.
+    Ceremony(Vec<u8>),
     /// It is leaving: nothing new, please.
     Bye,
     /// Of a later version: skipped.
@@ -139,6 +147,8 @@ const HELLO: u16 = 1;
 const OFFERS: u16 = 2;
 const BYE: u16 = 3;
 const HOME: u16 = 4;
+const STATEMENTS: u16 = 5;
+const CEREMONY: u16 = 6;
 const OPEN: u16 = 16;
 const ANSWER: u16 = 17;
 
@@ -151,6 +161,8 @@ pub async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &Message) -> 
         Message::Hello(hello) => encode(HELLO, hello)?,
         Message::Offers(offers) => encode(OFFERS, offers)?,
         Message::Home(home) => encode(HOME, home)?,
+        Message::Statements(statements) => encode(STATEMENTS, statements)?,
+        Message::Ceremony(words) => encode(CEREMONY, words)?,
         Message::Bye => encode(BYE, &())?,
         Message::Unknown(_) => return Ok(()),
     };
@@ -183,6 +195,18 @@ pub fn decode(kind: u16, body: &[u8]) -> Result<Message, WireError> {
             let mut home: Home = parse(body)?;
             home.behind.truncate(MAX_BEHIND);
             Ok(Message::Home(home))
+        }
+        STATEMENTS => {
+            let mut statements: Vec<Vec<u8>> = parse(body)?;
+            statements.truncate(MAX_STATEMENTS);
+            Ok(Message::Statements(statements))
+        }
+        CEREMONY => {
+            let words: Vec<u8> = parse(body)?;
+            if words.len() > MAX_CEREMONY {
+                return Err(WireError::Malformed);
+            }
+            Ok(Message::Ceremony(words))
         }
         BYE => Ok(Message::Bye),
         other => Ok(Message::Unknown(other)),

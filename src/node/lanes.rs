@@ -154,6 +154,7 @@ impl Lanes {
             Origin::Own(uplink) => LaneInfo {
                 id,
                 peer: None,
+                tier: None,
                 owner: THIS_DEVICE.into(),
                 uplink: uplink.name.clone(),
                 kind: uplink.kind,
@@ -164,6 +165,7 @@ impl Lanes {
             Origin::Lent { link, offer } => LaneInfo {
                 id,
                 peer: Some(link.peer()),
+                tier: Some(link.tier()),
                 owner: link.name().into(),
                 uplink: offer.name.clone(),
                 kind: offer.kind,

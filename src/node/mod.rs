@@ -34,6 +34,7 @@ use crate::lane::LaneSet;
 use crate::link::{DEFAULT_PORT, LinkConfig, LinkError, Links};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
+use crate::trust::Trust;
 use crate::types::PeerId;
 use crate::uplink::limit::Limiters;
 use crate::uplink::resolve::Resolver;
@@ -74,8 +75,28 @@ pub struct NodeConfig {
     pub rules: Rules,
     /// The device's interfaces and uplinks; `None`: as the kernel has them.
     pub network: Option<Network>,
+    /// Who may lend and borrow without being vouched for.
+    pub doors: Doors,
     /// TLS towards origins; `None`: the system's authorities, read at the first download.
     pub origins: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// What is open to those who joined by themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doors {
+    /// Whether they may borrow. Default: yes.
+    pub lend: bool,
+    /// Whether their uplinks are used. Default: yes.
+    pub borrow: bool,
+}
+
+impl Default for Doors {
+    fn default() -> Self {
+        Self {
+            lend: true,
+            borrow: true,
+        }
+    }
 }
 
 /// Why a node could not be started.
@@ -104,12 +125,12 @@ pub struct Live {
     pub allow: Vec<relay::Cidr>,
     /// TCP ports that are lent.
     pub ports: Vec<u16>,
-    /// Whether anything is lent to those whom nobody vouched for.
-    pub lend_to_neighbours: bool,
     /// How much is lent.
     pub limits: relay::Limits,
     /// Peers to dial without multicast.
     pub peers: Vec<SocketAddr>,
+    /// Who may lend and borrow without being vouched for.
+    pub doors: Doors,
 }
 
 /// One after the other, what a node does when it stops.
@@ -155,6 +176,8 @@ pub struct Node {
     transfers: Arc<Mutex<control::Transfers>>,
     origins: Option<Arc<rustls::ClientConfig>>,
     rules: watch::Sender<Rules>,
+    doors: watch::Sender<Doors>,
+    trust: Trust,
     limiters: Limiters,
     orders: mpsc::Sender<run::Order>,
     transfer_tasks: Tasks,
@@ -178,6 +201,8 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
         let tasks = Tasks::new();
         let key = device_key(&config.state)?;
+        let trust = Trust::load(&config.state, &key)?;
+        let (doors, doors_receiver) = watch::channel(config.doors);
         let limiters = config.relay.limiters.clone();
         let (rules, rules_receiver) = watch::channel(config.rules);
         let network = match config.network {
@@ -188,10 +213,15 @@ impl Node {
             }
         };
         let resolver = Resolver::new(config.relay.names.clone(), &tasks);
-        let relay = Relay::with_resolver(config.relay, resolver.clone(), network.clone(), &tasks);
+        let lent = relay::Config {
+            lend_to_neighbours: config.doors.lend,
+            ..config.relay
+        };
+        let relay = Relay::with_resolver(lent, resolver.clone(), network.clone(), &tasks);
         let rates = Rates::load(&config.state);
         let (resolved, home) = homes::resolve(key.id(), &network.borrow(), &[]);
-        let (offers, offer_receiver) = watch::channel(run::offers(&resolved, &relay, &rates));
+        let lends = run::lends(&resolved, &relay, &rates);
+        let (offers, offer_receiver) = watch::channel(lends);
         let (home, home_receiver) = watch::channel(home);
         let gate = run::gate(network.clone(), config.interfaces.clone());
         let link_config = LinkConfig {
@@ -200,6 +230,7 @@ impl Node {
             offers: offer_receiver,
             home: home_receiver,
             gate,
+            trust: trust.clone(),
         };
         let (links, link_events, tunnels) = start_links(link_config, config.port, &key, &tasks)?;
         let port = links.port()?;
@@ -222,6 +253,8 @@ impl Node {
             transfers: Arc::default(),
             origins: config.origins,
             rules,
+            doors,
+            trust,
             limiters,
             orders,
             transfer_tasks: tasks.child(),
@@ -245,6 +278,7 @@ impl Node {
             jumps: clock::Jumps::default(),
             release: None,
             book,
+            doors: doors_receiver,
             orders: orders_receiver,
             tasks: tasks.clone(),
         };
@@ -260,6 +294,11 @@ impl Node {
     /// The UDP port of its links.
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Whom it trusts.
+    pub const fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// The lanes there are.
@@ -280,8 +319,9 @@ impl Node {
     pub async fn reload(&self, live: Live) {
         self.limiters.limit_wires(live.rules.caps(), Instant::now());
         self.relay
-            .change(live.allow, live.ports, live.limits, live.lend_to_neighbours);
+            .change(live.allow, live.ports, live.limits, live.doors.lend);
         self.rules.send_replace(live.rules);
+        self.doors.send_replace(live.doors);
         // Without a loop the node is stopping, and has nobody to dial any more.
         let _ = self.orders.send(run::Order::Peers(live.peers)).await;
     }
@@ -362,6 +402,7 @@ fn start_links(
         offers: config.offers.clone(),
         home: config.home.clone(),
         gate: Arc::clone(&config.gate),
+        trust: config.trust.clone(),
         name: config.name.clone(),
         port: 0,
     };

@@ -14,13 +14,14 @@ use tokio::time::MissedTickBehavior;
 use crate::clock::{Jump, Jumps, Reading};
 use crate::discovery::Event as Found;
 use crate::identity::StateDir;
-use crate::link::{DialError, Gate, Home, Incoming, LinkEvent, Links, Offer};
+use crate::link::{DialError, Gate, Home, Incoming, Lends, Link, LinkEvent, Links, Offer};
 use crate::relay::Relay;
 use crate::task::Tasks;
-use crate::trust::Tier;
+use crate::trust::{Right, Tier};
 use crate::types::PeerId;
 use crate::uplink::Network;
 
+use super::Doors;
 use super::book::Book;
 use super::dialer::{Dialer, Target};
 use super::holddown::HoldDown;
@@ -59,7 +60,7 @@ pub(super) struct Run {
     pub(super) id: PeerId,
     pub(super) state: StateDir,
     pub(super) network: watch::Receiver<Arc<Network>>,
-    pub(super) offers: watch::Sender<Vec<Offer>>,
+    pub(super) offers: watch::Sender<Lends>,
     pub(super) home: watch::Sender<Home>,
     pub(super) links: Links,
     pub(super) link_events: mpsc::Receiver<LinkEvent>,
@@ -73,6 +74,7 @@ pub(super) struct Run {
     /// When an uplink that is held back may be used.
     pub(super) release: Option<Instant>,
     pub(super) book: Book,
+    pub(super) doors: watch::Receiver<Doors>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) tasks: Tasks,
 }
@@ -124,6 +126,7 @@ impl Run {
                     lending.begin();
                 }
                 Ok(()) = self.network.changed() => self.network_changed(),
+                Ok(()) = self.doors.changed() => self.doors_changed(),
                 _ = clocks.tick() => self.look_at_clocks(),
                 () = rates_changed(&rates, tell_rates) => {
                     self.lanes.measured();
@@ -149,7 +152,7 @@ impl Run {
     fn link(&mut self, event: LinkEvent, dialer: &mut Dialer) {
         match event {
             LinkEvent::Up(link) => {
-                self.lanes.peer(&link);
+                self.lanes_of(&link);
                 self.book.met(link.peer(), link.address());
                 // Should the link break while multicast does not get through either.
                 let address = link.address();
@@ -157,8 +160,11 @@ impl Run {
             }
             LinkEvent::Changed(peer) => {
                 if let Some(link) = self.links.all().iter().find(|l| l.peer() == peer) {
-                    self.lanes.peer(link);
+                    self.lanes_of(link);
                 }
+            }
+            LinkEvent::Ceremony { link, .. } => {
+                tracing::debug!(peer = %link.peer().short(), "a step of a ceremony nobody has begun");
             }
             LinkEvent::Down(link) => {
                 self.lanes.peer_gone(link.peer());
@@ -169,6 +175,25 @@ impl Run {
             }
         }
         // It may be our gateway.
+        self.settle();
+    }
+
+    /// Whatever of this peer's uplinks may be used.
+    fn lanes_of(&mut self, link: &Arc<Link>) {
+        let tier = link.tier();
+        if tier >= Tier::Member || (tier.may(Right::CarryProven) && self.doors.borrow().borrow) {
+            self.lanes.peer(link);
+        } else {
+            self.lanes.peer_gone(link.peer());
+        }
+    }
+
+    /// The owner opened or closed what is open to those who joined by themselves.
+    fn doors_changed(&mut self) {
+        self.doors.mark_unchanged();
+        for link in self.links.all() {
+            self.lanes_of(&link);
+        }
         self.settle();
     }
 
@@ -199,7 +224,7 @@ impl Run {
             .collect();
         let (network, home) = homes::resolve(self.id, &usable, &linked);
         self.lanes.own(&network);
-        change(&self.offers, offers(&network, &self.relay, &self.rates));
+        change(&self.offers, lends(&network, &self.relay, &self.rates));
         change(&self.home, home);
     }
 
@@ -254,13 +279,18 @@ impl Lending {
         self.busy = true;
     }
 
-    fn sample(&mut self, relay: &Relay, offers: &watch::Sender<Vec<Offer>>, rates: &Rates) {
+    fn sample(&mut self, relay: &Relay, offers: &watch::Sender<Lends>, rates: &Rates) {
         let (lent, now) = (relay.lent(), Instant::now());
         let mut moved = false;
         for (name, count) in &lent.uplinks {
             let before = self.before.insert(name.clone(), count.down).unwrap_or_default();
             let bytes = count.down.saturating_sub(before);
-            let line = offers.borrow().iter().find(|o| o.name == *name).map(|o| o.line);
+            let line = offers
+                .borrow()
+                .to_members
+                .iter()
+                .find(|o| o.name == *name)
+                .map(|o| o.line);
             if let Some(line) = line.filter(|_| bytes > 0) {
                 moved = true;
                 let way = Way {
@@ -286,9 +316,16 @@ fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketA
     *named = now;
 }
 
-/// What this device lends, as peers are told.
-pub(super) fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
-    let lent = relay.offered(network, Tier::Neighbour).into_iter();
+/// What this device lends, as peers are told: to each what it may borrow.
+pub(super) fn lends(network: &Network, relay: &Relay, rates: &Rates) -> Lends {
+    Lends {
+        to_neighbours: offers(network, relay, rates, Tier::Neighbour),
+        to_members: offers(network, relay, rates, Tier::Member),
+    }
+}
+
+fn offers(network: &Network, relay: &Relay, rates: &Rates, tier: Tier) -> Vec<Offer> {
+    let lent = relay.offered(network, tier).into_iter();
     lent.map(|u| Offer {
         id: u.index,
         name: u.name.clone(),

@@ -109,6 +109,7 @@ fn peer(link: &Link) -> api::Peer {
         id: link.peer().to_string(),
         name: link.name().into(),
         address: link.address().to_string(),
+        tier: link.tier(),
         rtt_ms: link.rtt().as_secs_f64() * 1e3,
         uplinks: link.offers().into_iter().map(|o| o.name).collect(),
     }

@@ -46,7 +46,6 @@ impl Protocol {
             _ => Self::Any,
         }
     }
-
 }
 
 /// What `bytes` say, all that came so far: `host` must be as [`check_name`](crate::relay::check_name) gives it.
@@ -199,12 +198,7 @@ mod tests {
         let hello = client_hello(HOST);
         for whole in [hello.clone(), in_records(&hello, 1), in_records(&hello, 100)] {
             for len in 0..whole.len() {
-                assert_eq!(
-                    tls(&whole[..len]),
-                    Verdict::More,
-                    "{len} of {}",
-                    whole.len()
-                );
+                assert_eq!(tls(&whole[..len]), Verdict::More, "{len} of {}", whole.len());
             }
             assert_eq!(tls(&whole), Verdict::Right);
             assert_eq!(tls(&[&whole[..], b"early"].concat()), Verdict::Right);

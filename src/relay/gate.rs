@@ -336,7 +336,11 @@ mod tests {
         assert_eq!(entered(&mut gate, |n| member(1000 + n)), 32);
         gate.leave(neighbour(0));
         gate.leave(member(1000));
-        assert_eq!(gate.enter(neighbour(2000), now), Err(Full), "its dials are used up");
+        assert_eq!(
+            gate.enter(neighbour(2000), now),
+            Err(Full),
+            "its dials are used up"
+        );
         let later = now + 60 * SECOND;
         assert_eq!(gate.enter(neighbour(2000), later), Ok(()));
         assert_eq!(gate.enter(neighbour(2001), later), Err(Full));
@@ -408,10 +412,16 @@ mod tests {
                     gate.leave(who);
                 }
             }
-            assert!((50..=share * (16 + 4 * 10)).contains(&left), "{left} dials of {identities} in 10 s");
+            assert!(
+                (50..=share * (16 + 4 * 10)).contains(&left),
+                "{left} dials of {identities} in 10 s"
+            );
             // Members find theirs all the same.
             let now = start + 10 * SECOND;
-            assert_eq!((0..40).filter(|_| gate.dial(member(5000), now).is_ok()).count(), 32);
+            assert_eq!(
+                (0..40).filter(|_| gate.dial(member(5000), now).is_ok()).count(),
+                32
+            );
         }
     }
 
@@ -419,7 +429,10 @@ mod tests {
     fn sec_a9_neighbours_share_the_destinations_of_two() {
         let (mut gate, now) = gate(Limits::default());
         let address = |n: u32| IpAddr::from(std::net::Ipv4Addr::from_bits(n));
-        let dialled = (0..10_000).filter(|n| gate.destination(neighbour((n % 100) as u16), address(*n), now).is_ok());
+        let dialled = (0..10_000).filter(|n| {
+            gate.destination(neighbour((n % 100) as u16), address(*n), now)
+                .is_ok()
+        });
         assert_eq!(dialled.count(), 512);
         assert_eq!(gate.destination(member(200), address(99_999), now), Ok(()));
     }

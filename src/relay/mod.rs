@@ -128,8 +128,8 @@ impl Policy {
                 .any(|i| i.index == uplink.index && i.point_to_point)
         };
         let routed = uplink.gateway.is_some() || !uplink.bind || point_to_point();
-        let admitted = tier.may(Right::BorrowWeb)
-            && (self.lend_to_neighbours || tier.may(Right::BorrowMembersShare));
+        let admitted =
+            tier.may(Right::BorrowWeb) && (self.lend_to_neighbours || tier.may(Right::BorrowMembersShare));
         let granted = match uplink.lend {
             Lend::Nobody => false,
             Lend::Members => tier.may(Right::BorrowKept),
@@ -408,7 +408,10 @@ impl Relay {
         let mut network = self.0.network.clone();
         let mut policy = self.0.policy.subscribe();
         loop {
-            let (now, terms) = (network.borrow_and_update().clone(), policy.borrow_and_update().clone());
+            let (now, terms) = (
+                network.borrow_and_update().clone(),
+                policy.borrow_and_update().clone(),
+            );
             let there = now.uplinks.iter().find(|u| u.index == index);
             if there.is_some_and(|u| !terms.lends(u, &now, tier)) {
                 return;
@@ -437,12 +440,7 @@ impl Relay {
 }
 
 /// Passes the tunnel's first bytes on once they were judged; gives their number.
-async fn begin<T>(
-    tunnel: &mut T,
-    origin: &mut Staked,
-    protocol: Protocol,
-    host: &str,
-) -> io::Result<u64>
+async fn begin<T>(tunnel: &mut T, origin: &mut Staked, protocol: Protocol, host: &str) -> io::Result<u64>
 where
     T: AsyncRead + Unpin,
 {

@@ -123,7 +123,10 @@ impl Share {
 
 impl Dealt {
     fn take(&mut self, peer: PeerId, want: u64, others: u64, now: Instant) -> Result<u64, Instant> {
-        let account = self.peers.entry(peer).or_insert(Account { credit: 0, asked: now });
+        let account = self.peers.entry(peer).or_insert(Account {
+            credit: 0,
+            asked: now,
+        });
         account.asked = now;
         self.deal(others, now);
         let credit = self.peers.get_mut(&peer).map(|account| &mut account.credit);

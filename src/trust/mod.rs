@@ -83,6 +83,13 @@ struct Kept {
     names: BTreeMap<String, String>,
 }
 
+impl State {
+    fn forget_all(&mut self) {
+        self.table.clear();
+        self.names.clear();
+    }
+}
+
 impl fmt::Debug for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Trust")
@@ -248,45 +255,61 @@ impl Trust {
         })
     }
 
-    /// Says that this device leaves its household, then knows nobody any more. Gives what members are to be told last.
+    /// Says that this device leaves its household: it knows nobody any more, and its word of that is all it keeps, for
+    /// members who were not there to hear it.
     ///
     /// # Errors
-    /// Where that cannot be kept.
-    pub fn leave(&self) -> Result<Vec<Signed>, TrustError> {
-        let subject = self.me();
-        let epoch = self.state().table.last_epoch(subject);
-        let said = Said::Revoke { block: false };
-        let farewell = Signed::new(Statement { subject, said, epoch }, &self.0.key);
+    /// Where that cannot be said, or not be kept.
+    pub fn leave(&self) -> Result<(), TrustError> {
         self.change(|state| {
-            state.table.clear();
-            state.names.clear();
+            let subject = self.me();
+            let epoch = state.table.last_epoch(subject);
+            let said = Said::Revoke { block: false };
+            let farewell = Signed::new(Statement { subject, said, epoch }, &self.0.key);
+            state.forget_all();
+            state.table.merge(farewell.ok_or(TrustError::UsedUp)?, subject);
             Ok(())
-        })?;
-        Ok(farewell.into_iter().collect())
+        })
     }
 
-    /// Takes over what a member passes on; false where nothing of it was new.
+    /// What `peer` is to be told that is no member (any more): that it was put out, or that this device left. A member's
+    /// word is all that it will believe of it.
+    pub fn last_word(&self, peer: PeerId) -> Option<Signed> {
+        let state = self.state();
+        let revocation = state.table.revocation(peer);
+        revocation.or_else(|| state.table.revocation(self.me())).cloned()
+    }
+
+    /// Takes over what a peer passes on, as far as it is entitled to; false where nothing of it was new.
     ///
     /// # Errors
     /// Where it cannot be kept; it holds all the same.
-    pub fn hear(&self, statements: Vec<Signed>) -> Result<bool, TrustError> {
+    pub fn hear(&self, from: PeerId, statements: Vec<Signed>) -> Result<bool, TrustError> {
+        let all = self.may(from, Right::Statements);
+        // Whoever it is may say that it leaves.
+        let leaves = |s: &Signed| {
+            s.signer() == from
+                && s.statement().subject == from
+                && s.statement().said == Said::Revoke { block: false }
+        };
         let me = self.me();
+        let mut put_out = None;
         let new = self.change(|state| {
             let mut new = false;
             for signed in statements {
-                new |= state.table.merge(signed, me);
+                new |= (all || leaves(&signed)) && state.table.merge(signed, me);
+            }
+            put_out = state.table.view(me).put_out_by;
+            if put_out.is_some() {
+                state.forget_all();
             }
             Ok(new)
-        })?;
-        if let Some(by) = self.state().view.put_out_by {
-            tracing::warn!(by = %by.short(), "this device was put out of its household: it is a neighbour like any other now");
-            self.change(|state| {
-                state.table.clear();
-                state.names.clear();
-                Ok(())
-            })?;
+        });
+        if let Some(by) = put_out {
+            let by = by.short();
+            tracing::warn!(%by, "this device was put out of its household: it is a neighbour like any other now");
         }
-        Ok(new)
+        new
     }
 
     fn with(key: &DeviceKey, file: Option<PathBuf>, state: State) -> Self {

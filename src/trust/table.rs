@@ -88,11 +88,25 @@ impl Table {
         self.epoch(subject, false).max(self.epoch(subject, true)).max(1)
     }
 
+    /// What undid every vouch for `subject`, if something did.
+    pub fn revocation(&self, subject: PeerId) -> Option<&Signed> {
+        let about = |s: &&Signed| s.statement().subject == subject && is_revocation(s.statement());
+        let latest = self
+            .statements
+            .values()
+            .filter(about)
+            .max_by_key(|s| rank(s.statement()))?;
+        (self.epoch(subject, false) <= latest.statement().epoch).then_some(latest)
+    }
+
     /// Who is what to `me`.
     pub fn view(&self, me: PeerId) -> View {
         let ever = self.reach(me, &BTreeMap::new());
         let revoked = self.revoked(me, &ever);
-        let put_out = revoked.get(&me).filter(|r| self.epoch(me, false) <= r.epoch);
+        // Who left has nothing to be put out of, and may be somewhere else already.
+        let put_out = revoked
+            .get(&me)
+            .filter(|r| r.by != me && self.epoch(me, false) <= r.epoch);
         if let Some(revoked) = put_out {
             return View {
                 put_out_by: Some(revoked.by),

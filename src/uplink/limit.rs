@@ -161,7 +161,9 @@ impl Way {
     fn take(&self, want: usize, now: Instant) -> Result<usize, Instant> {
         match locked(&self.bucket).as_mut() {
             // No more than `want`, so it fits.
-            Some(bucket) => bucket.take(want as u64, now).map(|n| usize::try_from(n).unwrap_or(want)),
+            Some(bucket) => bucket
+                .take(want as u64, now)
+                .map(|n| usize::try_from(n).unwrap_or(want)),
             None => Ok(want),
         }
     }

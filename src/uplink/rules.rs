@@ -142,10 +142,12 @@ mod tests {
         let [wwan, eth] = &ruled.uplinks[..] else {
             panic!("two uplinks: {ruled:?}")
         };
-        assert_eq!((wwan.metered, wwan.lend, wwan.line_named),
+        assert_eq!(
+            (wwan.metered, wwan.lend, wwan.line_named),
             (false, Lend::All, false)
         );
-        assert_eq!((eth.metered, eth.lend, eth.line_named),
+        assert_eq!(
+            (eth.metered, eth.lend, eth.line_named),
             (false, Lend::Nobody, true)
         );
         assert_eq!(eth.line, LineId::named("the cable"));

@@ -106,6 +106,7 @@ impl TestLane {
         let mut info = LaneInfo {
             id: LaneId(u64::from(n)),
             peer: (n > 0).then_some(PeerId([n; 32])),
+            tier: Some(tributary::trust::Tier::Neighbour),
             owner: if n > 0 {
                 format!("peer {n}")
             } else {

@@ -1,0 +1,265 @@
+//! A link while it stands: control messages both ways, and the peer's requests for tunnels, until either end leaves, breaks
+//! the protocol or falls silent.
+//!
+//! Invariant: what a peer may do less than before (its tier fell) ends its link at once; what it says of others is believed
+//! as far as it is entitled to say it, and it is told no more than it may know.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::sync::{mpsc, watch};
+
+use crate::task::Seldom;
+use crate::trust::{Right, Signed, Tier};
+use crate::types::PeerId;
+use crate::uplink::limit::Bucket;
+
+use super::session::{LEAVING, PROTOCOL};
+use super::wire::{self, Message, Refusal, WireError};
+use super::{Incoming, Inner, Lends, Link, LinkEvent};
+
+/// The peer's tier fell: what it may do now is agreed on anew. The reason is the statement that says so.
+const FELL: VarInt = VarInt::from_u32(8);
+/// The peer is to have no link. The reason is the statement that says so.
+pub(super) const BLOCKED: VarInt = VarInt::from_u32(9);
+/// Steps of ceremonies that a peer may take at once, and a second: a run has four.
+const STEPS_AT_ONCE: u64 = 16;
+const STEPS_PER_SECOND: u64 = 2;
+/// Steps waiting to be sent: two runs.
+pub(super) const STEPS_WAITING: usize = 8;
+/// Messages with statements that a peer may send at once, and a second: each may cost 256 signatures to check. All of a
+/// large household's statements are four of them.
+const TELLINGS_AT_ONCE: u64 = 16;
+const TELLINGS_PER_SECOND: u64 = 4;
+/// A whole household may go at once and be seen to; a peer that flaps must not fill the log.
+static GOINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
+
+/// The two control streams, once both ends have greeted.
+pub(super) struct Control {
+    pub(super) send: SendStream,
+    pub(super) recv: RecvStream,
+    /// What we last said we lend: later changes are told.
+    pub(super) offers: watch::Receiver<Lends>,
+    /// How far the peer was trusted when it was said.
+    pub(super) tier: Tier,
+}
+
+/// Runs a link until either end leaves, breaks the protocol or falls silent.
+pub(super) async fn live(
+    inner: Arc<Inner>,
+    link: Arc<Link>,
+    control: Control,
+    mut steps: mpsc::Receiver<Vec<u8>>,
+) {
+    let up = inner.events.send(LinkEvent::Up(Arc::clone(&link))).await.is_ok();
+    if up {
+        let Control {
+            mut send,
+            recv,
+            offers,
+            tier,
+        } = control;
+        tokio::select! {
+            error = hear(&inner, &link, recv) => {
+                tracing::debug!(peer = %link.peer.short(), %error, "control stream ended");
+                link.connection.close(PROTOCOL, b"");
+            }
+            () = tell(&inner, &link, &mut send, (offers, tier), &mut steps) => {}
+            () = accept_tunnels(&inner, &link) => {}
+            () = inner.tasks.token().cancelled() => {
+                // Best effort: the close that follows says the same.
+                let _ = wire::send(&mut send, &Message::Bye).await;
+                link.connection.close(LEAVING, b"bye");
+            }
+        }
+    }
+    hear_last_word(&inner, &link.connection, link.peer);
+    if link.is_refused_as_copy() {
+        let by = (link.name.as_str(), link.address());
+        inner.notices().refused(inner.id, by, Instant::now());
+    }
+    if inner.table().remove(link.peer, |l| Arc::ptr_eq(l, &link)) {
+        if let Some(more) = GOINGS.pass() {
+            tracing::info!(peer = %link.peer.short(), name = ?link.name, more, "peer left");
+        }
+        // Nobody listens any more when the whole node ends.
+        let _ = inner.events.send(LinkEvent::Down(link)).await;
+    }
+}
+
+/// Reads control messages; returns why there are no more.
+async fn hear(inner: &Inner, link: &Arc<Link>, mut recv: RecvStream) -> WireError {
+    let now = Instant::now();
+    let mut tellings = Bucket::new(TELLINGS_PER_SECOND, Duration::from_secs(1), TELLINGS_AT_ONCE, now);
+    let mut steps = Bucket::new(STEPS_PER_SECOND, Duration::from_secs(1), STEPS_AT_ONCE, now);
+    loop {
+        match wire::receive(&mut recv).await {
+            Ok(Message::Offers(offers)) => {
+                link.offers.send_replace(offers);
+                if inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                    return WireError::Malformed;
+                }
+            }
+            Ok(Message::Home(home)) => {
+                let changed = link.home.send_if_modified(|known| {
+                    let changed = *known != home;
+                    *known = home;
+                    changed
+                });
+                if changed && inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                    return WireError::Malformed;
+                }
+            }
+            Ok(Message::Statements(statements)) => {
+                if let Err(until) = tellings.take(1, Instant::now()) {
+                    tokio::time::sleep_until(until.into()).await;
+                }
+                hear_statements(inner, link.peer, statements).await;
+            }
+            Ok(Message::Ceremony(words)) => {
+                if steps.take(1, Instant::now()).is_err() {
+                    return WireError::Malformed;
+                }
+                let link = Arc::clone(link);
+                if inner
+                    .events
+                    .send(LinkEvent::Ceremony { link, words })
+                    .await
+                    .is_err()
+                {
+                    return WireError::Malformed;
+                }
+            }
+            Ok(Message::Bye) => {
+                link.offers.send_replace(Vec::new());
+                let _ = inner.events.send(LinkEvent::Changed(link.peer)).await;
+            }
+            Ok(Message::Unknown(kind)) => tracing::trace!(kind, "skipped a message of a later version"),
+            Ok(Message::Hello(_)) => return WireError::Malformed,
+            Err(error) => return error,
+        }
+    }
+}
+
+/// Tells the peer where our traffic ends, and each change of that, of what we lend to it and of who is trusted, and the
+/// same again where it must show that it is there; returns when the link is gone, or the peer is not to have it any more.
+async fn tell(
+    inner: &Inner,
+    link: &Link,
+    send: &mut SendStream,
+    (mut offers, mut told): (watch::Receiver<Lends>, Tier),
+    steps: &mut mpsc::Receiver<Vec<u8>>,
+) {
+    let mut home = inner.home.clone();
+    let mut trust = inner.trust.changes();
+    home.mark_changed();
+    trust.mark_changed();
+    loop {
+        let message = tokio::select! {
+            // Nobody changes anything any more once a sender is gone.
+            Ok(()) = trust.changed() => {
+                let tier = link.tier();
+                if tier < told {
+                    return fall(inner, link, tier);
+                }
+                if tier > told {
+                    told = tier;
+                    tracing::info!(peer = %link.peer.short(), name = ?link.name, "the peer is a {tier} now");
+                    inner.trust.called(link.peer, &link.name);
+                    offers.mark_changed();
+                    // Its lanes may do more now.
+                    if inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                        return;
+                    }
+                }
+                if tell_statements(inner, link, send).await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            Ok(()) = offers.changed() => Message::Offers(offers.borrow_and_update().to(told)),
+            Ok(()) = home.changed() => Message::Home(home.borrow_and_update().clone()),
+            Some(words) = steps.recv() => Message::Ceremony(words),
+            () = link.knock.notified() => Message::Offers(offers.borrow_and_update().to(told)),
+        };
+        if wire::send(send, &message).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Members are told everything, others what concerns them: that they were put out, or that this device left.
+async fn tell_statements(inner: &Inner, link: &Link, send: &mut SendStream) -> Result<(), WireError> {
+    let statements = match link.tier().may(Right::Statements) {
+        true => inner.trust.statements(),
+        false => inner.trust.last_word(link.peer).into_iter().collect(),
+    };
+    for some in statements.chunks(wire::MAX_STATEMENTS) {
+        let some = some.iter().map(|signed| signed.bytes().to_vec()).collect();
+        wire::send(send, &Message::Statements(some)).await?;
+    }
+    Ok(())
+}
+
+/// Takes over what a peer says of others, as far as it may. Of one that may not, only its own leave is looked at.
+async fn hear_statements(inner: &Inner, peer: PeerId, mut statements: Vec<Vec<u8>>) {
+    if !inner.trust.may(peer, Right::Statements) {
+        statements.truncate(1);
+    }
+    let trust = inner.trust.clone();
+    // To check signatures and to write the file takes a Pi a while.
+    let heard = inner.tasks.blocking(move || {
+        let signed = statements
+            .iter()
+            .filter_map(|bytes| Signed::read(bytes))
+            .collect();
+        trust.hear(peer, signed)
+    });
+    if let Ok(Err(error)) = heard.await {
+        tracing::error!(%error, "what members say of each other cannot be kept: it is forgotten at the next start");
+    }
+}
+
+/// Ends a link whose peer may do less than before, with the word for it.
+fn fall(inner: &Inner, link: &Link, tier: Tier) {
+    tracing::info!(peer = %link.peer.short(), name = ?link.name, "the peer is {tier} now");
+    let code = if tier.may(Right::Link) { FELL } else { BLOCKED };
+    let word = last_word(inner, link.peer);
+    link.connection.close(code, word.as_deref().unwrap_or_default());
+}
+
+pub(super) fn last_word(inner: &Inner, peer: PeerId) -> Option<Vec<u8>> {
+    Some(inner.trust.last_word(peer)?.bytes().to_vec())
+}
+
+/// The reason of a link that ended may be a statement: who was put out must know that it was, or it would go on trusting.
+pub(super) fn hear_last_word(inner: &Inner, connection: &quinn::Connection, peer: PeerId) {
+    let Some(quinn::ConnectionError::ApplicationClosed(close)) = connection.close_reason() else {
+        return;
+    };
+    if ![FELL, BLOCKED].contains(&close.error_code) {
+        return;
+    }
+    if let Some(signed) = Signed::read(&close.reason)
+        && let Err(error) = inner.trust.hear(peer, vec![signed])
+    {
+        tracing::error!(%error, "that this device was put out cannot be kept");
+    }
+}
+
+/// Hands the peer's requests for tunnels on; returns when the link is gone.
+async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
+    while let Ok((send, recv)) = link.connection.accept_bi().await {
+        let tunnels: mpsc::Sender<Incoming> = inner.tunnels.clone();
+        let (peer, tier) = (link.peer, link.tier());
+        inner.tasks.spawn("tunnel-request", async move {
+            let Some(incoming) = Incoming::read(peer, tier, send, recv).await else {
+                return;
+            };
+            if let Err(mpsc::error::TrySendError::Full(incoming)) = tunnels.try_send(incoming) {
+                incoming.refuse(Refusal::Busy).await;
+            }
+        });
+    }
+}
