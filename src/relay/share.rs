@@ -19,6 +19,11 @@ const OTHERS: u64 = 3;
 const FLOOR: u64 = 8_000;
 /// Less, in bytes a second, is no use of an uplink: requests, handshakes, small files.
 const NOTABLE: u64 = 32 << 10;
+/// On a slow line less is one: what neighbours leave of it with all their tunnels against a single connection, as a part of
+/// what they move themselves...
+const CROWDED: u64 = 64;
+/// ...but for this, in bytes a second.
+const NOTHING: u64 = 1 << 10;
 /// How often it is looked at whether others use it.
 const LOOK: Duration = Duration::from_millis(250);
 /// So long after its last notable use an uplink counts as used: a download breathes between two of its requests.
@@ -45,6 +50,8 @@ pub(super) enum Way {
 pub(super) struct Share {
     /// When it was last looked at, and what others had moved by then.
     looked: Option<(Instant, [u64; 2])>,
+    /// What neighbours have moved since.
+    moved: u64,
     used_until: Option<Instant>,
     dealt: [Dealt; 2],
 }
@@ -81,17 +88,21 @@ impl Share {
         self.look(others, now);
         if self.used_until.is_none_or(|until| until <= now) {
             self.dealt = Default::default();
+            self.moved += want;
             return Ok(want);
         }
         let [down, up] = &mut self.dealt;
-        match way {
+        let taken = match way {
             Way::Down => down.take(peer, want, others[0], now),
             Way::Up => up.take(peer, want, others[1], now),
-        }
+        };
+        self.moved += taken.unwrap_or_default();
+        taken
     }
 
     /// Gives back what was taken in vain.
     pub(super) fn refund(&mut self, way: Way, peer: PeerId, bytes: u64) {
+        self.moved = self.moved.saturating_sub(bytes);
         let [down, up] = &mut self.dealt;
         let dealt = match way {
             Way::Down => down,
@@ -114,10 +125,12 @@ impl Share {
             return;
         }
         let moved = others[0].saturating_sub(seen[0]) + others[1].saturating_sub(seen[1]);
-        if u128::from(moved) * 1_000_000_000 >= u128::from(NOTABLE) * past.as_nanos() {
+        let faster = |rate: u64| u128::from(moved) * 1_000_000_000 >= u128::from(rate) * past.as_nanos();
+        if faster(NOTABLE) || (faster(NOTHING) && moved.saturating_mul(CROWDED) >= self.moved) {
             self.used_until = Some(now + HELD);
         }
         self.looked = Some((now, others));
+        self.moved = 0;
     }
 }
 
