@@ -220,10 +220,14 @@ impl Node {
             }
         };
         let resolver = Resolver::new(config.relay.names.clone(), &tasks);
-        let relay = Relay::with_resolver(config.relay, resolver.clone(), network.clone(), &tasks);
+        let lent = relay::Config {
+            lend_to_neighbours: config.doors.lend,
+            ..config.relay
+        };
+        let relay = Relay::with_resolver(lent, resolver.clone(), network.clone(), &tasks);
         let rates = Rates::load(&config.state);
         let (resolved, home) = homes::resolve(key.id(), &network.borrow(), &[]);
-        let lends = run::lends(&resolved, &relay, &rates, config.doors);
+        let lends = run::lends(&resolved, &relay, &rates);
         let (offers, offer_receiver) = watch::channel(lends);
         let (home, home_receiver) = watch::channel(home);
         let gate = run::gate(network.clone(), config.interfaces.clone());
@@ -323,7 +327,8 @@ impl Node {
     /// Takes over what the owner says now, at once: open tunnels feel new limits, and peers are told what is lent.
     pub async fn reload(&self, live: Live) {
         self.limiters.limit_wires(live.rules.caps(), Instant::now());
-        self.relay.change(live.allow, live.ports, live.limits);
+        self.relay
+            .change(live.allow, live.ports, live.limits, live.doors.lend);
         self.rules.send_replace(live.rules);
         self.doors.send_replace(live.doors);
         // Without a loop the node is stopping, and has nobody to dial any more.

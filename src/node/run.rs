@@ -229,8 +229,7 @@ impl Run {
             .collect();
         let (network, home) = homes::resolve(self.id, &usable, &linked);
         self.lanes.own(&network);
-        let doors = *self.doors.borrow();
-        change(&self.offers, lends(&network, &self.relay, &self.rates, doors));
+        change(&self.offers, lends(&network, &self.relay, &self.rates));
         change(&self.home, home);
     }
 
@@ -323,21 +322,15 @@ fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketA
 }
 
 /// What this device lends, as peers are told: to each what it may borrow.
-pub(super) fn lends(network: &Network, relay: &Relay, rates: &Rates, doors: Doors) -> Lends {
-    let to_members = offers(network, relay, rates);
-    let to_neighbours = if doors.lend {
-        to_members.clone()
-    } else {
-        Vec::new()
-    };
+pub(super) fn lends(network: &Network, relay: &Relay, rates: &Rates) -> Lends {
     Lends {
-        to_neighbours,
-        to_members,
+        to_neighbours: offers(network, relay, rates, Tier::Neighbour),
+        to_members: offers(network, relay, rates, Tier::Member),
     }
 }
 
-fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
-    let lent = relay.offered(network).into_iter();
+fn offers(network: &Network, relay: &Relay, rates: &Rates, tier: Tier) -> Vec<Offer> {
+    let lent = relay.offered(network, tier).into_iter();
     lent.map(|u| Offer {
         id: u.index,
         name: u.name.clone(),
