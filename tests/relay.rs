@@ -259,7 +259,7 @@ fn peer(tasks: &Tasks) -> (PeerId, LinksAndNews, SocketAddr, mpsc::Receiver<Inco
         name: "peer".into(),
         offers: watch::channel(Lends::default()).1,
         home: watch::channel(tributary::link::Home::default()).1,
-        gate: Arc::new(|ip: IpAddr| ip.is_loopback()),
+        gate: Arc::new(|from: SocketAddr| from.ip().is_loopback()),
         trust: Trust::none(&key),
     };
     let (links, events, requests) = Links::start(config, &key, tasks).unwrap();

@@ -63,6 +63,9 @@ pub(super) fn check(raw: &Raw, source: &Source<'_>, config: &mut Config) -> Vec<
     if let Some(peers) = check.list("lan.peers", &lan.peers, &peer_allowed(), peer) {
         config.lan.peers = peers;
     }
+    if let Some(anywhere) = check.yes_no("lan.anywhere", &lan.anywhere) {
+        config.lan.anywhere = anywhere;
+    }
     if let Some(allow) = check.list("egress.allow", &egress.allow, CIDR, parsed::<Cidr>) {
         config.egress.allow = allow;
     }

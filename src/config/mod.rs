@@ -57,6 +57,8 @@ pub struct Lan {
     pub interfaces: Option<Vec<String>>,
     /// Peers to dial without multicast: addresses, with a port where it is not 7436. Default: none.
     pub peers: Vec<PeerAddress>,
+    /// Whether peers are met on every network that a portable device is carried to. Default: false.
+    pub anywhere: bool,
 }
 
 /// `[egress]`
@@ -218,6 +220,7 @@ impl Config {
                 "trust.passphrase_file",
                 self.trust.passphrase_file == other.trust.passphrase_file,
             ),
+            ("lan.anywhere", self.lan.anywhere == other.lan.anywhere),
         ] {
             if !same {
                 keys.push(key);

@@ -36,6 +36,7 @@ pub(super) struct Lan {
     pub(super) port: Said,
     pub(super) interfaces: Said,
     pub(super) peers: Said,
+    pub(super) anywhere: Said,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -31,7 +31,7 @@ use crate::task::Tasks;
 use crate::trust::{Trust, TrustError};
 use crate::types::{LineId, Rate, UplinkKind, hex};
 use crate::uplink::limit::{Cap, Limiters};
-use crate::uplink::{Interface, Lend, Network, Rules, Uplink};
+use crate::uplink::{Interface, Lend, Network, Router, Rules, Uplink};
 
 use origin::{Authority, Options, Origin, OriginError};
 
@@ -218,6 +218,7 @@ fn peer(
         name: line.0.into(),
         port: Some(0),
         interfaces: Some(vec![LOOPBACK.into()]),
+        anywhere: false,
         peers: Vec::new(),
         relay: relay::Config {
             allow: vec![Cidr::v4([127, 0, 0, 0], 8)],
@@ -244,6 +245,8 @@ fn network(number: u8, uplink: String) -> Network {
         multicast: true,
         addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8)],
         default_route: false,
+        router: Router::None,
+        away: false,
     };
     let line = Uplink {
         index: u32::from(number),

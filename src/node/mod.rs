@@ -16,6 +16,7 @@ mod rates;
 mod run;
 mod status;
 mod vouching;
+mod whereabouts;
 
 use std::fmt;
 use std::io;
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub port: Option<u16>,
     /// Interfaces on which peers are met; `None`: all that look like a LAN.
     pub interfaces: Option<Vec<String>>,
+    /// Whether peers are met on every network that a portable device is carried to.
+    pub anywhere: bool,
     /// Peers to dial without multicast.
     pub peers: Vec<SocketAddr>,
     /// What is lent, to where; its names and limits hold for own lanes as well.
@@ -176,6 +179,7 @@ pub struct Node {
     port: u16,
     links: Links,
     relay: Relay,
+    network: watch::Receiver<Arc<Network>>,
     lanes: watch::Receiver<LaneSet>,
     rates: Rates,
     transfers: Arc<Mutex<control::Transfers>>,
@@ -216,7 +220,11 @@ impl Node {
             Some(fixed) => watch::channel(Arc::new(fixed)).1,
             None => {
                 limiters.limit_wires(rules.borrow().caps(), Instant::now());
-                uplink::watch(seed(&key), rules_receiver, &tasks).await
+                let seen = uplink::watch(seed(&key), rules_receiver, &tasks).await;
+                match config.interfaces {
+                    Some(_) => seen,
+                    None => whereabouts::follow(seen, &config.state, config.anywhere, &tasks),
+                }
             }
         };
         let resolver = Resolver::new(config.relay.names.clone(), &tasks);
@@ -243,7 +251,7 @@ impl Node {
         let port = links.port()?;
         let discovery = DiscoveryConfig {
             port,
-            interfaces: config.interfaces,
+            interfaces: config.interfaces.clone(),
         };
         let (_, found) = Discovery::start(discovery, network.clone(), &tasks)?;
         let mut lanes = Lanes::new(resolver, limiters.clone(), rates.clone());
@@ -255,6 +263,7 @@ impl Node {
             port,
             links: links.clone(),
             relay: relay.clone(),
+            network: network.clone(),
             lanes: lanes.subscribe(),
             rates: rates.clone(),
             transfers: Arc::default(),
@@ -273,6 +282,7 @@ impl Node {
             id: key.id(),
             state: config.state,
             network,
+            interfaces: config.interfaces,
             offers,
             home,
             links,

@@ -61,6 +61,8 @@ pub(super) struct Run {
     pub(super) id: PeerId,
     pub(super) state: StateDir,
     pub(super) network: watch::Receiver<Arc<Network>>,
+    /// Those on which peers are met, where the owner names them.
+    pub(super) interfaces: Option<Vec<String>>,
     pub(super) offers: watch::Sender<Lends>,
     pub(super) home: watch::Sender<Home>,
     pub(super) links: Links,
@@ -159,7 +161,8 @@ impl Run {
             LinkEvent::Up(link) => {
                 self.lanes_of(&link);
                 self.vouching.linked(&link);
-                self.book.met(link.peer(), link.address());
+                let keeps = |peer| self.links.trust().may(peer, Right::Place);
+                self.book.met(link.peer(), link.address(), keeps);
                 // Should the link break while multicast does not get through either.
                 let address = link.address();
                 dialer.add(Target::Met(address), vec![address], Instant::now() + LINKED);
@@ -208,6 +211,12 @@ impl Run {
         // The peer hears nothing from an address that is gone: it would wait for its timeout, and so would we.
         for link in self.links.all().iter().filter(|l| l.has_moved(&network)) {
             link.abandon("this end has another address now");
+        }
+        let only = self.interfaces.as_deref();
+        let mut links = self.links.all();
+        links.retain(|l| network.is_away(l.address().ip(), only));
+        for link in links {
+            link.abandon("this device was carried away from its home network");
         }
         self.settle();
     }
@@ -348,7 +357,7 @@ fn offers(network: &Network, relay: &Relay, rates: &Rates, tier: Tier) -> Vec<Of
 
 /// Lets in who is on the LAN.
 pub(super) fn gate(network: watch::Receiver<Arc<Network>>, interfaces: Option<Vec<String>>) -> Gate {
-    Arc::new(move |ip| network.borrow().is_on_link(ip, interfaces.as_deref()))
+    Arc::new(move |from| network.borrow().hears(from, interfaces.as_deref()))
 }
 
 fn dial(links: Links, target: Target, addresses: Vec<SocketAddr>) -> Dial {

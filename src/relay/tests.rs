@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::types::{ByteSize, PeerId, UplinkKind};
-use crate::uplink::Interface;
+use crate::uplink::{Interface, Router};
 
 const PEER: Borrower = borrower(1, Tier::Member);
 const NEIGHBOUR: Borrower = borrower(2, Tier::Neighbour);
@@ -41,6 +41,8 @@ fn network() -> Network {
         multicast: false,
         addresses: vec![([127, 0, 0, 1].into(), 8)],
         default_route: false,
+        router: Router::None,
+        away: false,
     };
     let metered = Uplink {
         metered: true,

@@ -118,6 +118,22 @@ pub struct Interface {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Whether a default route leads out of it.
     pub default_route: bool,
+    /// Whose network is behind it.
+    pub router: Router,
+    /// This device was carried to a network that is not its home: no peer is met on it.
+    pub away: bool,
+}
+
+/// By what the network behind an interface is known again: the router that leads out of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Router {
+    /// None leads out of it: a cable between devices, or a network that this device itself makes.
+    #[default]
+    None,
+    /// There is one, and it has not shown its MAC address yet.
+    Unknown,
+    /// The one with this line, which its MAC address makes.
+    Known(LineId),
 }
 
 /// One snapshot of interfaces and ways out.
