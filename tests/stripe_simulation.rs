@@ -394,3 +394,59 @@ fn no_race_runs_onto_a_metered_lane() {
     );
     assert_eq!(out.duplicated, 0);
 }
+
+/// Of a Mbit/s: one byte a second.
+const DRIP: f64 = 8e-6;
+
+#[test]
+fn sec_b3_a_lender_that_shines_and_then_drips_costs_little_against_a_pool_without_it() {
+    let honest = || vec![Line::new(20.0, 15.0), Line::new(12.0, 25.0)];
+    let size = 64 * MIB;
+    let without = Sim::new(&honest(), size, 1).run(1000.0).seconds;
+    let end = pools::naive(&[honest(), vec![Line::new(50.0, 2.0)]].concat(), size);
+    let liars = [
+        ("drips from the start", Line::new(DRIP, 2.0)),
+        ("drips from 2 s", Line::new(50.0, 2.0).then(2.0, DRIP)),
+        (
+            "drips just before the end",
+            Line::new(50.0, 2.0).then(0.99 * end, DRIP),
+        ),
+        ("drips and shines in turn", {
+            let turn = |line: Line, n: u32| {
+                let at = f64::from(4 * n);
+                line.then(at + 1.0, DRIP).then(at + 4.0, 50.0)
+            };
+            (0..20).fold(Line::new(50.0, 2.0), turn)
+        }),
+        (
+            "shines and is never there for the last piece",
+            Line::new(50.0, 2.0).lives(0.0, 0.97 * end),
+        ),
+    ];
+    for (what, liar) in liars {
+        let pool = [honest(), vec![liar]].concat();
+        let out = Sim::new(&pool, size, 1).run(1000.0);
+        println!("{what}: {:.2} s, without it {without:.2} s", out.seconds);
+        assert!(
+            out.seconds <= 1.15 * without + 5.0,
+            "{what}: {} s, {without} s",
+            out.seconds
+        );
+    }
+}
+
+#[test]
+fn sec_b4_none_of_three_or_more_equal_lenders_carries_more_than_half() {
+    for seed in 0..300 {
+        let mut random = pools::Random(seed + 1);
+        let equal = 3 + (random.next() % 4) as usize;
+        let line = Line::new(random.log(2.0, 200.0), random.between(1.0, 60.0));
+        let size = MIB * (16 + random.next() % 240);
+        let out = Sim::new(&vec![line; equal], size, seed).run(10_000.0);
+        let most = out.by_lane.iter().max().copied().unwrap_or_default();
+        assert!(
+            2 * most <= size,
+            "seed {seed}: one of {equal} carried {most} of {size} bytes"
+        );
+    }
+}

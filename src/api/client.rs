@@ -21,7 +21,7 @@ use crate::task::Tasks;
 
 use super::convert::{DAEMON, STOPPED};
 use super::wire::Wire;
-use super::{Answer, Ask, Done, Failed, Progress, Reply, Request};
+use super::{Answer, Ask, Compared, Done, Failed, Progress, Reply, Request};
 
 /// The daemon is on this device and has nothing to wait for before it takes a request.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -32,6 +32,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// A download asks for a few files at most, each time the content changed on the origin; who asks more often only means
 /// to fill the directory.
 const MAX_ASKS: u32 = 64;
+
+/// Whom the system's daemon runs as.
+const SYSTEM_USER: &str = "tributary";
 
 /// Why the daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,17 @@ pub enum ClientError {
         socket: PathBuf,
         /// Whose members may open it; `None`: that cannot be seen.
         group: Option<String>,
+    },
+    /// Somebody else has put one there.
+    #[error(
+        "the socket {} is not the daemon's: user {uid} listens there, who is neither root, nor `{SYSTEM_USER}`, nor you",
+        socket.display()
+    )]
+    Foreign {
+        /// Where it is.
+        socket: PathBuf,
+        /// Whose it is.
+        uid: u32,
     },
     /// The connection broke.
     #[error("the connection to the daemon broke: {0}")]
@@ -78,6 +92,11 @@ impl Client {
                 },
                 _ => ClientError::Io(e),
             })?;
+        let uid = stream.peer_cred()?.uid();
+        if !is_expected(uid) {
+            let socket = socket.to_owned();
+            return Err(ClientError::Foreign { socket, uid });
+        }
         let wire = Wire::new(stream);
         match wire.say(request).await {
             // It was turned away before: the reply says why.
@@ -95,6 +114,14 @@ impl Client {
             Some(line) => line.parse().map(Some).map_err(|_| ClientError::Malformed),
             None => Ok(None),
         }
+    }
+
+    /// Answers what the daemon asked last.
+    ///
+    /// # Errors
+    /// Where the connection breaks.
+    pub async fn answer(&self, answer: Compared) -> Result<(), ClientError> {
+        Ok(self.wire.say(&answer).await?)
     }
 
     /// Follows a download to its end: opens its files where `files` has them, and lets `show` see how far it is. When
@@ -128,7 +155,7 @@ impl Client {
                         Ok(Some(Reply::Done(done))) => return giver.done(done),
                         Ok(Some(Reply::Failed(failed))) if failed.code == DAEMON => break failed.message,
                         Ok(Some(Reply::Failed(failed))) => return Err(failed),
-                        Ok(Some(Reply::Status(_))) => break ClientError::Malformed.to_string(),
+                        Ok(Some(_)) => break ClientError::Malformed.to_string(),
                         Ok(None) => break "the daemon hung up".to_owned(),
                         Err(error) => break error.to_string(),
                     }
@@ -299,6 +326,15 @@ fn done_without(path: PathBuf, last: Progress, elapsed: Duration) -> Done {
     }
 }
 
+/// Whether a daemon of that user may be told tokens, and be believed: a socket can be put where one is looked for by
+/// whoever may write there.
+fn is_expected(uid: u32) -> bool {
+    let system = || nix::unistd::User::from_name(SYSTEM_USER).ok().flatten();
+    uid == 0
+        || uid == nix::unistd::geteuid().as_raw()
+        || system().is_some_and(|user| user.uid.as_raw() == uid)
+}
+
 /// The name of the group that the socket is for.
 fn group(socket: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
@@ -321,6 +357,13 @@ mod tests {
     use crate::api::GetRequest;
     use crate::download::Destination;
     use crate::store::{Claim, Generation, Validator};
+
+    #[test]
+    fn sec_e1_a_socket_of_another_user_is_not_the_daemons() {
+        assert!(is_expected(0) && is_expected(nix::unistd::geteuid().as_raw()));
+        // Nobody's own number in any system's range of users.
+        assert!(!is_expected(u32::MAX - 7));
+    }
 
     fn claim() -> Claim {
         let validator = Some(Validator::ETag("\"v1\"".into()));

@@ -21,6 +21,8 @@ pub const CHECKSUM: u8 = 5;
 pub const FILE: u8 = 6;
 /// The daemon does not answer, or does not do it: whoever asked may go on without it.
 pub const DAEMON: u8 = 7;
+/// The daemon says no: not to this user, not for that device, not with that token or code.
+pub const REFUSED: u8 = 8;
 /// The command line is wrong, as clap has it.
 pub const USAGE: u8 = 2;
 /// Stopped by the user; resumable.

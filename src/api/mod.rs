@@ -1,7 +1,7 @@
 //! The control API: how the command line speaks with the daemon, over a Unix socket (0660).
 //!
 //! A client sends one line of JSON and reads lines of JSON. Whoever may open the socket may ask for the status and have
-//! something downloaded; the file is the client's: it opens it as the user that it is and passes the descriptors
+//! something downloaded, and only root and the daemon's own user may change who is trusted; the file is the client's: it opens it as the user that it is and passes the descriptors
 //! ([`Ask`], [`Answer`]), so that the daemon needs to see no directory and no file belongs to it.
 //!
 //! Neither side trusts the other. The daemon takes plain files only and bounds what each user may have under way; the
@@ -12,12 +12,14 @@ mod client;
 pub mod convert;
 mod handover;
 mod server;
+mod trust;
 mod types;
 mod wire;
 
 pub use client::{Client, ClientError};
 pub use handover::{Answer, Ask};
-pub use server::{Handler, Transfer, serve};
+pub use server::{Approval, Comparing, Handler, Transfer, serve};
+pub use trust::{ApproveRequest, Change, Changed, Compare, Compared, Household, Invited, Known, Named};
 pub use types::{
     Device, Done, Failed, Forecast, GetRequest, Lane, LaneProgress, Lent, Peer, Progress, Reply, Request,
     Status,

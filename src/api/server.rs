@@ -16,10 +16,12 @@ use crate::download::Files;
 use crate::store::Sender;
 use crate::task::Tasks;
 
-use super::convert::{DAEMON, STOPPED};
+use super::convert::{DAEMON, REFUSED, STOPPED};
 use super::handover::{Answer, Asked, Remote};
 use super::wire::{Line, Wire, within};
-use super::{Done, Failed, GetRequest, Progress, Reply, Request, Status};
+use super::{
+    ApproveRequest, Change, Compared, Done, Failed, GetRequest, Household, Progress, Reply, Request, Status,
+};
 
 /// Each may hold a download; a household's devices do a few at a time.
 const MAX_CLIENTS: usize = 32;
@@ -57,6 +59,35 @@ pub trait Handler: Send + Sync + 'static {
     /// # Errors
     /// Where the request itself is wrong.
     fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed>;
+    /// Who is there, and how far each is trusted.
+    fn peers(&self) -> Household;
+    /// Changes who is trusted. Dropping what comes back ends it.
+    fn change(&self, change: Change) -> BoxFuture<'static, Result<Reply, Failed>>;
+    /// Begins to approve a device.
+    ///
+    /// # Errors
+    /// Where it cannot begin.
+    fn approve(&self, request: ApproveRequest) -> Result<Approval, Failed>;
+}
+
+/// An approval under way; dropping it ends it.
+pub struct Approval {
+    /// How far it is; the last one is [`Reply::Changed`] or [`Reply::Failed`].
+    pub news: mpsc::Receiver<Reply>,
+    /// Hears what a person says of the code; dropping it ends the approval.
+    pub person: Box<dyn Comparing>,
+}
+
+/// Hears what a person says of a code.
+pub trait Comparing: Send + Sync {
+    /// Whether it is the same on the other device.
+    fn compared(&self, same: bool);
+}
+
+impl std::fmt::Debug for Approval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Approval").finish_non_exhaustive()
+    }
 }
 
 /// Listens at `socket` (0660) and serves clients until the scope ends. A socket left by a crash is replaced.
@@ -167,10 +198,57 @@ async fn client(mut wire: Wire, sender: Sender, handler: &dyn Handler, tasks: &T
                 Err(failed) => wire.say(&Reply::Failed(failed)).await,
             }
         }
+        Ok(Request::Peers) => wire.say(&Reply::Peers(handler.peers())).await,
+        Ok(Request::Change(_) | Request::Approve(_)) if !is_owner(sender.uid) => {
+            wire.say(&Reply::Failed(not_allowed())).await
+        }
+        Ok(Request::Change(change)) => {
+            let done = handler.change(change);
+            tokio::select! {
+                done = done => wire.say(&done.unwrap_or_else(Reply::Failed)).await,
+                // Whatever it says now, it says too much; as a rule it has hung up.
+                _ = wire.line() => Ok(()),
+            }
+        }
+        Ok(Request::Approve(request)) => match handler.approve(request) {
+            Ok(approval) => approve(wire, approval).await,
+            Err(failed) => wire.say(&Reply::Failed(failed)).await,
+        },
         Err(error) => {
             let message = format!("the daemon does not understand the request: {error}");
             wire.say(&refused(message)).await
         }
+    }
+}
+
+/// Passes on how an approval goes, and what its person says.
+async fn approve(mut wire: Wire, mut approval: Approval) -> io::Result<()> {
+    loop {
+        tokio::select! {
+            news = approval.news.recv() => match news {
+                Some(reply) => wire.say(&reply).await?,
+                None => return Ok(()),
+            },
+            line = wire.line() => match line?.map(|line| line.parse()) {
+                Some(Ok(Compared { same })) => approval.person.compared(same),
+                // It has hung up, or makes no sense.
+                _ => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Whether this user may change who is trusted: whoever could also change the daemon's own files.
+fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
+fn not_allowed() -> Failed {
+    Failed {
+        code: REFUSED,
+        message:
+            "only root and the user that the daemon runs as may change who is trusted: run it again with sudo"
+                .into(),
     }
 }
 
@@ -278,6 +356,15 @@ impl Served {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sec_e1_only_root_and_the_daemons_own_user_change_who_is_trusted() {
+        let own = nix::unistd::geteuid().as_raw();
+        assert!(is_owner(0) && is_owner(own));
+        for uid in [own + 1, 65534, u32::MAX - 7] {
+            assert!(!is_owner(uid), "{uid}");
+        }
+    }
 
     #[test]
     fn one_user_cannot_take_all_places() {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Ask;
+use super::{ApproveRequest, Ask, Change, Changed, Compare, Household, Invited};
 use crate::trust::Tier;
 
 /// What a client asks of the daemon: one line of JSON.
@@ -19,6 +19,12 @@ pub enum Request {
     /// Download something; lines of [`Reply`] follow until `done` or `failed`, among them questions about the file, which
     /// the client answers by lines of [`Answer`](super::Answer). Hanging up stops it, resumably.
     Get(GetRequest),
+    /// Who is there, and how far each is trusted.
+    Peers,
+    /// Change who is trusted.
+    Change(Change),
+    /// Compare a code with another device, and vouch for it.
+    Approve(ApproveRequest),
 }
 
 /// A download to be done; where to, only the client knows.
@@ -48,6 +54,14 @@ pub enum Reply {
     Failed(Failed),
     /// To `get`: a question about the file. Never printed.
     Files(Ask),
+    /// To `peers`.
+    Peers(Household),
+    /// To `change`, where a token was asked for.
+    Invited(Invited),
+    /// To `change` and to `approve`: it is done.
+    Changed(Changed),
+    /// To `approve`: how far it is.
+    Compare(Compare),
 }
 
 /// A running download.

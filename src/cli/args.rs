@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::types::sha256_from_hex;
+use crate::types::{Period, sha256_from_hex};
 
 /// Pools a household's uplinks: one download over every peer's connection.
 #[derive(Debug, Parser)]
@@ -22,6 +22,7 @@ Examples:
   tributary run                                      Lend this device's uplinks to the household
   tributary get https://example.org/big.iso          Download over everybody's uplinks
   tributary status                                   Who is there, and what they bring
+  tributary invite                                   Let another device into this household
   tributary check-config                             Whether the configuration is right
   tributary doctor                                   What keeps this household from pooling
 
@@ -34,6 +35,7 @@ Exit codes:
   5   the content is not what --sha256 says; no file was left
   6   the file cannot be written
   7   no daemon answers
+  8   the daemon refuses: not to this user, not for that device, not with that token or code
   64  the configuration is wrong
   130 stopped; the same command resumes";
 
@@ -69,6 +71,22 @@ SIGHUP makes it read its configuration again; SIGTERM or Ctrl-C stops it in orde
     Run,
     /// Show what pooling brings here, peers, lanes with their rates, and what is running
     Status(Status),
+    /// Let a device in: make a token that it joins with
+    Invite(Invite),
+    /// Become a member of a household, with a token that one of its devices made
+    Join(Join),
+    /// Let a device in: compare a code on its screen and on this one's
+    Approve(Approve),
+    /// Show who is a member, who is only a neighbour, and who is blocked
+    Peers(Peers),
+    /// Make a member a neighbour again, here and for all members; also lifts a block
+    #[command(after_help = FORGET)]
+    Forget(Device),
+    /// Have no link with a device any more, here and at all members
+    #[command(after_help = BLOCK)]
+    Block(Device),
+    /// Leave the household: trust nobody, and be trusted by nobody
+    Leave(Leave),
     /// Say whether the configuration is right, and if not, what to change
     CheckConfig(CheckConfig),
     /// Look for what keeps this household from pooling, and say what to do about it
@@ -130,6 +148,106 @@ pub(super) struct Status {
     /// Show it again every second until Ctrl-C; with --json one object a line
     #[arg(short, long)]
     pub(super) watch: bool,
+}
+
+/// `tributary invite`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The token is printed alone on standard output. It lets one device in, once; a restart of the daemon ends it.
+Only root and the user that the daemon runs as may do this.
+
+Examples:
+  tributary invite
+  tributary invite --valid '10 min' --may-not-vouch
+  TOKEN=$(tributary invite --valid 168h)")]
+pub(super) struct Invite {
+    /// How long the token is good for: up to 168h, with a unit (s, min, h)
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) valid: Period,
+    /// Whoever joins with it may neither let others in nor put them out
+    #[arg(long)]
+    pub(super) may_not_vouch: bool,
+}
+
+/// `tributary join`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Both devices must be on, in the same network. Case, spaces and dashes do not count, nor does O for 0 or I for 1.
+Only root and the user that the daemon runs as may do this.
+
+Examples:
+  tributary join
+  tributary join < token.txt")]
+pub(super) struct Join {
+    /// What `tributary invite` printed [default: read from standard input, as also with `-`: other users of this device can
+    /// see the arguments of a command]
+    pub(super) token: Option<String>,
+}
+
+/// `tributary approve`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Run it on both devices within two minutes. Each shows a code: where both are the same, nobody is in between, and each
+vouches for the other once both people said so. Only root and the user that the daemon runs as may do this.
+
+Examples:
+  tributary approve                              Who is here, and who asks
+  tributary approve kitchen-pi
+  tributary approve 3fa2 --yes-code 123456       For scripts: only if this is the code")]
+pub(super) struct Approve {
+    /// Its name, or the beginning of its id [default: list those who can be approved]
+    pub(super) device: Option<String>,
+    /// Say yes without asking if this is the code, and no if it is another
+    #[arg(long, value_name = "CODE", requires = "device")]
+    pub(super) yes_code: Option<String>,
+}
+
+/// `tributary peers`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tributary peers
+  tributary peers --json | jq -r '.peers[] | select(.tier == \"member\") | .name'")]
+pub(super) struct Peers {
+    /// One JSON object; its fields are stable (see README)
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// `tributary forget` and `tributary block`.
+#[derive(Debug, Args)]
+pub(super) struct Device {
+    /// Its name, or the beginning of its id, as `tributary peers` shows them
+    pub(super) device: String,
+}
+
+const FORGET: &str = "\
+Those whom it vouched for stay. Only root and the user that the daemon runs as may do this.
+
+Examples:
+  tributary forget old-laptop
+  tributary forget 3fa2";
+
+const BLOCK: &str = "\
+For a device that was lost or stolen, or does not belong here. Those whom only it vouched for become neighbours again.
+Only root and the user that the daemon runs as may do this; `tributary forget` undoes it.
+
+Examples:
+  tributary block stolen-phone
+  tributary block 3fa2";
+
+/// `tributary leave`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Only root and the user that the daemon runs as may do this.
+
+Examples:
+  tributary leave
+  tributary leave --yes")]
+pub(super) struct Leave {
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
 }
 
 /// `tributary check-config`.

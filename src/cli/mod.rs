@@ -9,6 +9,7 @@
     reason = "this is the module that prints"
 )]
 
+mod approve;
 mod args;
 mod check_config;
 mod clock;
@@ -18,10 +19,12 @@ mod doctor;
 mod get;
 mod log;
 mod overview;
+mod peers;
 mod serve;
 mod service;
 mod show;
 mod status;
+mod trust;
 
 use std::io;
 use std::path::PathBuf;
@@ -93,6 +96,13 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
         Command::Status(status) => status::run(&cli.common, &status, stop).await,
+        Command::Invite(options) => trust::invite(&cli.common, &options, stop).await,
+        Command::Join(options) => trust::join(&cli.common, options, stop).await,
+        Command::Approve(options) => approve::run(&cli.common, options, stop).await,
+        Command::Peers(options) => peers::run(&cli.common, &options, stop).await,
+        Command::Forget(options) => trust::forget(&cli.common, options.device, stop).await,
+        Command::Block(options) => trust::block(&cli.common, options.device, stop).await,
+        Command::Leave(options) => trust::leave(&cli.common, &options, stop).await,
         Command::CheckConfig(options) => check_config::run(&cli.common, &options),
         Command::Doctor(options) => doctor::run(&cli.common, config, options, stop).await,
         Command::Demo(options) => demo::run(&options, stop).await,
@@ -167,6 +177,7 @@ fn node_config(config: Config, state: StateDir) -> NodeConfig {
             ..relay::Config::default()
         },
         doors: doors(&config.trust),
+        passphrase: None,
         rules: config.uplinks,
         network: None,
         origins: None,

@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError};
 use crate::identity::StateDir;
-use crate::node::{Node, Phase, Summary};
+use crate::node::{Node, NodeConfig, Phase, Summary};
 use crate::task::spawn_apart;
+use crate::trust::Secret;
 
 use super::args::Common;
+use super::check_config::refuse;
 use super::daemon::listens_at;
 use super::service::Service;
 use super::{fail, live, node_config, state_path};
@@ -32,6 +34,14 @@ pub(super) async fn run(common: &Common, config: Config, stop: CancellationToken
         Ok(hangup) => hangup,
         Err(error) => return fail(&error),
     };
+    let passphrase = match config.trust.secret() {
+        Ok(passphrase) => passphrase.map(|words| Secret::new(words.into_bytes())),
+        Err(error) => return refuse(&error),
+    };
+    // From here on there are secrets in memory: no other process of this user reads them, and no core file holds them.
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::debug!(%error, "the process stays dumpable");
+    }
     let path = state_path(common);
     let state = match StateDir::open(&path) {
         Ok(state) => state,
@@ -45,7 +55,11 @@ pub(super) async fn run(common: &Common, config: Config, stop: CancellationToken
         return ExitCode::FAILURE;
     }
     let socket = listens_at(common);
-    let node = match Node::start(node_config(config.clone(), state)).await {
+    let node = NodeConfig {
+        passphrase,
+        ..node_config(config.clone(), state)
+    };
+    let node = match Node::start(node).await {
         Ok(node) => node,
         Err(error) => return fail(&error),
     };
@@ -134,6 +148,11 @@ impl Daemon {
             lan: crate::config::Lan {
                 peers: config.lan.peers,
                 ..self.config.lan.clone()
+            },
+            trust: crate::config::Trust {
+                passphrase: self.config.trust.passphrase.clone(),
+                passphrase_file: self.config.trust.passphrase_file.clone(),
+                ..config.trust
             },
             ..config
         };

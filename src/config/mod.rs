@@ -11,10 +11,11 @@ mod raw;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::relay::{self, Cidr};
-use crate::types::Period;
+use crate::types::{ByteSize, Period};
 use crate::uplink::Rules;
 
 pub use error::{ConfigError, Wrong};
@@ -73,6 +74,8 @@ pub struct Egress {
     pub tunnels_per_peer: usize,
     /// A lent connection without a byte ends after this. Default: 120 s.
     pub idle: Period,
+    /// What all neighbours together may move in a day, both ways. Default: 20 GB.
+    pub neighbours_per_day: ByteSize,
 }
 
 impl Default for Egress {
@@ -84,6 +87,7 @@ impl Default for Egress {
             tunnels: relay.limits.tunnels,
             tunnels_per_peer: relay.limits.tunnels_per_peer,
             idle: Period(relay.limits.idle),
+            neighbours_per_day: relay.limits.neighbours_per_day,
         }
     }
 }
@@ -95,6 +99,7 @@ impl Egress {
             tunnels: self.tunnels,
             tunnels_per_peer: self.tunnels_per_peer,
             idle: self.idle.0,
+            neighbours_per_day: self.neighbours_per_day,
             ..relay::Limits::default()
         }
     }
@@ -138,6 +143,42 @@ impl std::fmt::Debug for Trust {
 }
 
 impl Trust {
+    /// The passphrase, from its file where there is one.
+    ///
+    /// # Errors
+    /// Where the file cannot be read, or holds none.
+    pub fn secret(&self) -> Result<Option<String>, ConfigError> {
+        let Some(path) = &self.passphrase_file else {
+            return Ok(self.passphrase.clone());
+        };
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.clone(),
+            source,
+        };
+        let bytes = read(path).map_err(unreadable)?;
+        let open_to = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o077;
+        if open_to != 0 {
+            tracing::warn!(
+                "others may read the passphrase in {}: `chmod 600` it",
+                path.display()
+            );
+        }
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        let text = text.trim_end_matches(['\n', '\r']);
+        if check::is_passphrase(text) {
+            return Ok(Some(text.to_owned()));
+        }
+        Err(ConfigError::Wrong(vec![Wrong {
+            path: path.clone(),
+            line: 1,
+            key: String::new(),
+            why: format!(
+                "what stands there is not shown here; allowed: {}",
+                check::PASSPHRASE
+            ),
+        }]))
+    }
+
     /// What is open to those who joined by themselves.
     pub const fn doors(&self) -> (bool, bool) {
         (
@@ -171,6 +212,14 @@ impl Config {
             ("device.name", self.device == other.device),
             ("lan.port", self.lan.port == other.lan.port),
             ("lan.interfaces", self.lan.interfaces == other.lan.interfaces),
+            (
+                "trust.passphrase",
+                self.trust.passphrase == other.trust.passphrase,
+            ),
+            (
+                "trust.passphrase_file",
+                self.trust.passphrase_file == other.trust.passphrase_file,
+            ),
             ("lan.anywhere", self.lan.anywhere == other.lan.anywhere),
         ] {
             if !same {

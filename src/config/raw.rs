@@ -48,6 +48,7 @@ pub(super) struct Egress {
     pub(super) tunnels: Said,
     pub(super) tunnels_per_peer: Said,
     pub(super) idle: Said,
+    pub(super) neighbours_per_day: Said,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -6,17 +6,22 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::api::convert::USAGE;
-use crate::api::{self, Done, Failed, GetRequest, Handler, Status, Transfer};
+use crate::api::{
+    self, Approval, ApproveRequest, Change, Done, Failed, GetRequest, Handler, Household, Reply, Status,
+    Transfer,
+};
 use crate::download::{self, Context, Files, Job, LaneState};
 use crate::types::{LaneId, sha256_from_hex};
 
 use super::Node;
+use super::household;
 use super::rates::{Brought, Rates};
 use super::status::{self, way};
 
@@ -47,9 +52,21 @@ impl Handler for Node {
             stop,
         })
     }
+
+    fn peers(&self) -> Household {
+        household::of(self)
+    }
+
+    fn change(&self, change: Change) -> BoxFuture<'static, Result<Reply, Failed>> {
+        household::change(self, change)
+    }
+
+    fn approve(&self, request: ApproveRequest) -> Result<Approval, Failed> {
+        household::approve(self, &request)
+    }
 }
 
-type Outcome = futures_util::future::BoxFuture<'static, Result<download::Outcome, download::DownloadError>>;
+type Outcome = BoxFuture<'static, Result<download::Outcome, download::DownloadError>>;
 
 impl Node {
     /// Begins a download over all lanes; it goes on until it is done or stopped, whether or not it is waited for.

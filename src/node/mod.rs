@@ -10,10 +10,12 @@ mod dialer;
 mod forecast;
 mod holddown;
 mod homes;
+mod household;
 mod lanes;
 mod rates;
 mod run;
 mod status;
+mod vouching;
 mod whereabouts;
 
 use std::fmt;
@@ -35,7 +37,7 @@ use crate::lane::LaneSet;
 use crate::link::{DEFAULT_PORT, LinkConfig, LinkError, Links};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
-use crate::trust::Trust;
+use crate::trust::{Secret, Trust};
 use crate::types::PeerId;
 use crate::uplink::limit::Limiters;
 use crate::uplink::resolve::Resolver;
@@ -45,6 +47,7 @@ use book::Book;
 pub use book::met_before;
 use lanes::Lanes;
 use rates::Rates;
+use vouching::Vouching;
 
 /// For transfers to write what they have.
 const DRAIN_TRANSFERS: Duration = Duration::from_secs(3);
@@ -80,6 +83,8 @@ pub struct NodeConfig {
     pub network: Option<Network>,
     /// Who may lend and borrow without being vouched for.
     pub doors: Doors,
+    /// Devices that know the same vouch for each other.
+    pub passphrase: Option<Secret>,
     /// TLS towards origins; `None`: the system's authorities, read at the first download.
     pub origins: Option<Arc<rustls::ClientConfig>>,
 }
@@ -182,6 +187,7 @@ pub struct Node {
     rules: watch::Sender<Rules>,
     doors: watch::Sender<Doors>,
     trust: Trust,
+    vouching: Vouching,
     limiters: Limiters,
     orders: mpsc::Sender<run::Order>,
     transfer_tasks: Tasks,
@@ -206,6 +212,7 @@ impl Node {
         let tasks = Tasks::new();
         let key = device_key(&config.state)?;
         let trust = Trust::load(&config.state, &key)?;
+        let vouching = Vouching::new(trust.clone(), config.passphrase);
         let (doors, doors_receiver) = watch::channel(config.doors);
         let limiters = config.relay.limiters.clone();
         let (rules, rules_receiver) = watch::channel(config.rules);
@@ -221,10 +228,14 @@ impl Node {
             }
         };
         let resolver = Resolver::new(config.relay.names.clone(), &tasks);
-        let relay = Relay::with_resolver(config.relay, resolver.clone(), network.clone(), &tasks);
+        let lent = relay::Config {
+            lend_to_neighbours: config.doors.lend,
+            ..config.relay
+        };
+        let relay = Relay::with_resolver(lent, resolver.clone(), network.clone(), &tasks);
         let rates = Rates::load(&config.state);
         let (resolved, home) = homes::resolve(key.id(), &network.borrow(), &[]);
-        let lends = run::lends(&resolved, &relay, &rates, config.doors);
+        let lends = run::lends(&resolved, &relay, &rates);
         let (offers, offer_receiver) = watch::channel(lends);
         let (home, home_receiver) = watch::channel(home);
         let gate = run::gate(network.clone(), config.interfaces.clone());
@@ -260,6 +271,7 @@ impl Node {
             rules,
             doors,
             trust,
+            vouching: vouching.clone(),
             limiters,
             orders,
             transfer_tasks: tasks.child(),
@@ -285,6 +297,7 @@ impl Node {
             release: None,
             book,
             doors: doors_receiver,
+            vouching,
             orders: orders_receiver,
             tasks: tasks.clone(),
         };
@@ -324,7 +337,8 @@ impl Node {
     /// Takes over what the owner says now, at once: open tunnels feel new limits, and peers are told what is lent.
     pub async fn reload(&self, live: Live) {
         self.limiters.limit_wires(live.rules.caps(), Instant::now());
-        self.relay.change(live.allow, live.ports, live.limits);
+        self.relay
+            .change(live.allow, live.ports, live.limits, live.doors.lend);
         self.rules.send_replace(live.rules);
         self.doors.send_replace(live.doors);
         // Without a loop the node is stopping, and has nobody to dial any more.

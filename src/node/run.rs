@@ -28,6 +28,7 @@ use super::holddown::HoldDown;
 use super::homes::{self, Linked};
 use super::lanes::Lanes;
 use super::rates::{Brought, Rates, Way};
+use super::vouching::Vouching;
 
 /// Peers met are noted at most this often: the file may lie on an SD card.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
@@ -77,6 +78,7 @@ pub(super) struct Run {
     pub(super) release: Option<Instant>,
     pub(super) book: Book,
     pub(super) doors: watch::Receiver<Doors>,
+    pub(super) vouching: Vouching,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) tasks: Tasks,
 }
@@ -129,7 +131,10 @@ impl Run {
                 }
                 Ok(()) = self.network.changed() => self.network_changed(),
                 Ok(()) = self.doors.changed() => self.doors_changed(),
-                _ = clocks.tick() => self.look_at_clocks(),
+                _ = clocks.tick() => {
+                    self.look_at_clocks();
+                    self.vouching.tick();
+                }
                 () = rates_changed(&rates, tell_rates) => {
                     self.lanes.measured();
                     self.settle();
@@ -155,6 +160,7 @@ impl Run {
         match event {
             LinkEvent::Up(link) => {
                 self.lanes_of(&link);
+                self.vouching.linked(&link);
                 let keeps = |peer| self.links.trust().may(peer, Right::Place);
                 self.book.met(link.peer(), link.address(), keeps);
                 // Should the link break while multicast does not get through either.
@@ -166,10 +172,9 @@ impl Run {
                     self.lanes_of(link);
                 }
             }
-            LinkEvent::Ceremony { link, .. } => {
-                tracing::debug!(peer = %link.peer().short(), "a step of a ceremony nobody has begun");
-            }
+            LinkEvent::Ceremony { link, words } => return self.vouching.heard(&link, &words),
             LinkEvent::Down(link) => {
+                self.vouching.gone(&link);
                 self.lanes.peer_gone(link.peer());
                 // A device that was refused as a copy of another asks again at its own pace.
                 if !link.is_refused_as_copy() {
@@ -233,8 +238,7 @@ impl Run {
             .collect();
         let (network, home) = homes::resolve(self.id, &usable, &linked);
         self.lanes.own(&network);
-        let doors = *self.doors.borrow();
-        change(&self.offers, lends(&network, &self.relay, &self.rates, doors));
+        change(&self.offers, lends(&network, &self.relay, &self.rates));
         change(&self.home, home);
     }
 
@@ -327,21 +331,15 @@ fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketA
 }
 
 /// What this device lends, as peers are told: to each what it may borrow.
-pub(super) fn lends(network: &Network, relay: &Relay, rates: &Rates, doors: Doors) -> Lends {
-    let to_members = offers(network, relay, rates);
-    let to_neighbours = if doors.lend {
-        to_members.clone()
-    } else {
-        Vec::new()
-    };
+pub(super) fn lends(network: &Network, relay: &Relay, rates: &Rates) -> Lends {
     Lends {
-        to_neighbours,
-        to_members,
+        to_neighbours: offers(network, relay, rates, Tier::Neighbour),
+        to_members: offers(network, relay, rates, Tier::Member),
     }
 }
 
-fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
-    let lent = relay.offered(network).into_iter();
+fn offers(network: &Network, relay: &Relay, rates: &Rates, tier: Tier) -> Vec<Offer> {
+    let lent = relay.offered(network, tier).into_iter();
     lent.map(|u| Offer {
         id: u.index,
         name: u.name.clone(),

@@ -333,10 +333,11 @@ impl Lane {
         let same = self
             .last_failure
             .is_some_and(|t| now.saturating_duration_since(t) < STRIKE_PAUSE);
-        self.last_failure = Some(now);
         if same {
             return;
         }
+        // Of the first one: else a lane that breaks all the time would have failed once, and never wait.
+        self.last_failure = Some(now);
         self.strikes += 1;
         self.failures += 1;
         self.pause = Pause::Failures(self.failures);

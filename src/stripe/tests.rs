@@ -171,6 +171,30 @@ fn two_connections_that_break_together_are_one_strike() {
 }
 
 #[test]
+fn a_lane_whose_every_connection_breaks_at_once_is_parked_however_close_its_failures_come() {
+    let mut now = some_time();
+    let mut s = new(64 * MIB, now);
+    s.lane_up(LaneId(1), spec(), now);
+    let mut leases = 0;
+    for _ in 0..1000 {
+        for action in actions(&mut s) {
+            if let Action::Start { lease, .. } = action {
+                leases += 1;
+                // One of the two a little later: they still are one failure.
+                now += Duration::from_millis(3);
+                s.lease_failed(lease, Failure::Broken, now);
+            }
+        }
+        now += Duration::from_millis(2);
+        s.tick(now);
+    }
+    assert!(
+        leases <= 8,
+        "{leases} requests in 2 s over a lane that breaks each of them"
+    );
+}
+
+#[test]
 fn a_refusal_halves_the_slots_and_waits_as_long_as_asked() {
     let now = some_time();
     let mut s = new(64 * MIB, now);

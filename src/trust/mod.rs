@@ -5,13 +5,24 @@
 //! [`Tier::may`]; every change is in the file before anybody hears of it, and the file holds the old state or the new one;
 //! nothing is believed without its signer's signature.
 
+pub mod ceremony;
+mod guesses;
+mod pake;
 mod rights;
+mod sas;
 mod statement;
 mod table;
+mod token;
+mod words;
 
+pub use guesses::{ALL_WINDOW, Guesses, OF_ALL, OF_PEER, PEER_WINDOW};
+pub use pake::{Ends, Keyed, Malformed, Pake, Purpose, Secret};
 pub use rights::{RIGHTS, Right, Tier};
+pub use sas::{Broken, Code, Committed, Sas};
 pub use statement::{Said, Signed, Statement};
 pub use table::{MAX_STATEMENTS, Table, View, Vouched};
+pub use token::{Invitation, MAX_TOKENS, MAX_VALID, Token, TokenError, TokenId, Tokens, VALID};
+pub use words::{Commitment, Look, MAX_WORDS, No, Nonce, Point, Step, Tag, Words};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -210,11 +221,7 @@ impl Trust {
     /// # Errors
     /// Where it cannot be said, or not be kept.
     pub fn vouch(&self, subject: PeerId, may_vouch: bool) -> Result<(), TrustError> {
-        self.change(|state| {
-            let epoch = state.table.next_epoch(subject).ok_or(TrustError::UsedUp)?;
-            let said = Said::Vouch { may_vouch };
-            self.say(state, Statement { subject, said, epoch })
-        })
+        self.change(|state| self.say_vouch(state, subject, may_vouch))
     }
 
     /// Puts a device out; gives those who fell with it.
@@ -233,25 +240,15 @@ impl Trust {
             let said = Said::Revoke { block };
             self.say(state, Statement { subject, said, epoch })?;
             let after = state.table.view(self.me());
-            let fell = |id: &&PeerId| **id != subject && !after.members.contains_key(*id);
-            let fallen: Vec<PeerId> = before.members.keys().filter(fell).copied().collect();
-            if how == PutOut::Forget {
-                for orphan in &fallen {
-                    let may_vouch = before.members[orphan].may_vouch;
-                    let epoch = state.table.next_epoch(*orphan).ok_or(TrustError::UsedUp)?;
-                    let said = Said::Vouch { may_vouch };
-                    self.say(
-                        state,
-                        Statement {
-                            subject: *orphan,
-                            said,
-                            epoch,
-                        },
-                    )?;
-                }
-                return Ok(Vec::new());
+            let fell = |id: &PeerId| *id != subject && !after.members.contains_key(id);
+            let fallen = || before.members.iter().filter(|(id, _)| fell(id));
+            if how == PutOut::Block {
+                return Ok(fallen().map(|(id, _)| *id).collect());
             }
-            Ok(fallen)
+            for (orphan, vouched) in fallen() {
+                self.say_vouch(state, *orphan, vouched.may_vouch)?;
+            }
+            Ok(Vec::new())
         })
     }
 
@@ -319,6 +316,16 @@ impl Trust {
             state: Mutex::new(state),
             changes: watch::channel(0).0,
         }))
+    }
+
+    fn say_vouch(&self, state: &mut State, subject: PeerId, may_vouch: bool) -> Result<(), TrustError> {
+        let epoch = state.table.next_epoch(self.me(), subject, may_vouch);
+        let statement = Statement {
+            subject,
+            said: Said::Vouch { may_vouch },
+            epoch: epoch.ok_or(TrustError::UsedUp)?,
+        };
+        self.say(state, statement)
     }
 
     fn say(&self, state: &mut State, statement: Statement) -> Result<(), TrustError> {

@@ -76,10 +76,14 @@ impl Table {
         self.statements.clear();
     }
 
-    /// The epoch for a new vouch for `subject`: after every revocation there is.
-    pub fn next_epoch(&self, subject: PeerId) -> Option<u32> {
+    /// The epoch for a vouch of `me` for `subject`: after every revocation there is, and after an own vouch that gave less.
+    /// `None`: there is no later one.
+    pub fn next_epoch(&self, me: PeerId, subject: PeerId, may_vouch: bool) -> Option<u32> {
         let of = |revoked| self.epoch(subject, revoked);
-        of(true).checked_add(1).map(|next| next.max(of(false)))
+        let own = self.statements.get(&(me, subject, false)).map(Signed::statement);
+        let gave_less = own.filter(|s| may_vouch && s.said == Said::Vouch { may_vouch: false });
+        let after = of(true).max(gave_less.map_or(0, |s| s.epoch));
+        Some(after.checked_add(1)?.max(of(false)))
     }
 
     /// The epoch for a revocation of `subject`: that of the latest vouch, or the one after an earlier revocation that says

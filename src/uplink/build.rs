@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::types::{LineId, UplinkKind};
-use crate::uplink::{Interface, Network, Router, Seed, Uplink};
+use crate::uplink::{Interface, Lend, Network, Router, Seed, Uplink};
 
 /// The main routing table's number.
 pub(super) const MAIN_TABLE: u32 = 254;
@@ -136,7 +136,7 @@ fn uplink(tables: &Tables, link: &Link, seed: &Seed) -> Option<Uplink> {
         name: link.name.clone(),
         kind: link.kind,
         metered: link.kind == UplinkKind::Cellular,
-        lend: true,
+        lend: Lend::All,
         line: mac.map_or_else(|| own_line(seed, &link.name), gateway_line),
         line_named: false,
         v4: match v4 {

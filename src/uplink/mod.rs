@@ -27,7 +27,7 @@ use crate::types::{LineId, UplinkKind};
 pub use connect::connect;
 pub use lan::NotLan;
 pub use netlink::enumerate;
-pub use rules::{Rule, Rules};
+pub use rules::{Lend, Rule, Rules};
 pub use watch::watch;
 
 /// What makes this device's line ids its own where a gateway has no MAC address to tell lines by. Any stable value of
@@ -45,8 +45,8 @@ pub struct Uplink {
     pub kind: UplinkKind,
     /// Whether bytes may cost money: cellular and tethered interfaces, unless the owner says otherwise ([`Rules`]).
     pub metered: bool,
-    /// Whether peers may use it at all: yes, unless the owner says otherwise ([`Rules`]).
-    pub lend: bool,
+    /// Which peers may use it: all, unless the owner says otherwise ([`Rules`]).
+    pub lend: Lend,
     /// Which line it ends in: lanes of one line add nothing to each other.
     pub line: LineId,
     /// Whether the owner named the line, which nothing that is found out can overrule.
@@ -84,7 +84,7 @@ impl Uplink {
             name: name.into(),
             kind: UplinkKind::Wired,
             metered: false,
-            lend: true,
+            lend: Lend::All,
             line: LineId([0; 8]),
             line_named: false,
             v4: None,

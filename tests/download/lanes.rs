@@ -93,6 +93,31 @@ async fn http_13_a_link_tied_to_one_address_comes_over_that_lane_without_a_retry
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sec_b3_a_lender_that_resets_each_range_just_before_its_end_is_left_and_the_file_is_right() {
+    let data = content(24 * MIB, 13);
+    let served = data.clone();
+    let resetting = move |r: &Request| {
+        let honest = Reply::honest(r, &served, TAG);
+        match (r.lane, r.range) {
+            (1, Some((start, end))) => {
+                let len = (end as usize).min(served.len()).saturating_sub(start as usize);
+                honest.cut_after(len - len / 100 - 1)
+            }
+            _ => honest.rate(6 * MIB),
+        }
+    };
+    let bench = Bench::new(2, resetting).await;
+    let outcome = bench.get_exactly(&data).await;
+    // What it did bring counts; what it kept back comes from the other one.
+    assert!(outcome.lanes[0].1 > 0, "{:?}", outcome.lanes);
+    let over_it = bench.origin.seen().iter().filter(|(r, _)| r.lane == 1).count();
+    assert!(
+        over_it < 40,
+        "{over_it} requests over a lane that breaks each of them"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_13_a_login_page_on_one_lane_never_gets_into_the_file() {
     let data = content(4 * MIB, 4);
     let served = data.clone();

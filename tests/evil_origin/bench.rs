@@ -21,6 +21,7 @@ use tributary::download::{
 };
 use tributary::lane::{DialError, Lane, LaneInfo, LaneSet, Target, Tunnel};
 use tributary::task::Tasks;
+use tributary::trust::Tier;
 use tributary::types::{LaneId, LineId, PeerId, UplinkKind};
 use url::Url;
 
@@ -106,7 +107,7 @@ impl TestLane {
         let mut info = LaneInfo {
             id: LaneId(u64::from(n)),
             peer: (n > 0).then_some(PeerId([n; 32])),
-            tier: Some(tributary::trust::Tier::Neighbour),
+            tier: (n > 0).then_some(Tier::Neighbour),
             owner: if n > 0 {
                 format!("peer {n}")
             } else {
