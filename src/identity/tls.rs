@@ -359,14 +359,21 @@ mod tests {
             while client.wants_write() {
                 client.write_tls(&mut wire)?;
             }
-            server.read_tls(&mut &wire[..])?;
-            server.process_new_packets().map_err(io::Error::other)?;
+            // A long flight is taken in pieces.
+            let mut wire = &wire[..];
+            while !wire.is_empty() {
+                server.read_tls(&mut wire)?;
+                server.process_new_packets().map_err(io::Error::other)?;
+            }
             let mut wire = Vec::new();
             while server.wants_write() {
                 server.write_tls(&mut wire)?;
             }
-            client.read_tls(&mut &wire[..])?;
-            client.process_new_packets().map_err(io::Error::other)?;
+            let mut wire = &wire[..];
+            while !wire.is_empty() {
+                client.read_tls(&mut wire)?;
+                client.process_new_packets().map_err(io::Error::other)?;
+            }
         }
         assert!(!client.is_handshaking() && !server.is_handshaking());
         Ok((client, server))

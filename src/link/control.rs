@@ -1,7 +1,7 @@
 //! A link while it stands: control messages both ways, and the peer's requests for tunnels, until either end leaves, breaks
 //! the protocol or falls silent.
 //!
-//! Invariant: what a peer may do less than before (its tier fell) ends its link at once; what it says of others is believed
+//! Invariants: news that a peer has too often wait for their turn; what a peer may do less than before (its tier fell) ends its link at once; what it says of others is believed
 //! as far as it is entitled to say it, and it is told no more than it may know.
 
 use std::sync::Arc;
