@@ -70,7 +70,7 @@ fn sec_f1_a_scan_from_the_wan_side_or_from_behind_a_router_finds_nobody() {
                 Ok(answered(
                     SocketAddrV4::new(address, 4000),
                     &[vec![1; 9]],
-                    Duration::from_millis(500),
+                    PATIENCE,
                 ))
             });
             assert_eq!(back, [9], "{address}");

@@ -613,11 +613,12 @@ fn a_peer_that_has_news_a_thousand_times_a_second_has_the_node_look_twice_a_seco
     let there = quic(ann);
     let cpu = daemon.cpu();
     let time = Duration::from_secs(5);
-    let sent = inside(mallory, async || {
+    let (sent, taken, passed) = inside(mallory, async || {
         let key = DeviceKey::ephemeral().unwrap();
         let endpoint = attack::endpoint(&key, ALPN, false);
+        let began = Instant::now();
         let (_link, mut control) = linked(&endpoint, there, "mallory").await.unwrap();
-        let (mut sent, began) = (0_u32, Instant::now());
+        let mut sent = 0_u32;
         while began.elapsed() < time {
             let offer = Offer {
                 id: sent,
@@ -627,28 +628,30 @@ fn a_peer_that_has_news_a_thousand_times_a_second_has_the_node_look_twice_a_seco
                 metered: false,
                 down: None,
             };
-            let write = frame(OFFERS, &vec![offer], &[]);
-            let write = control.write_all(&write);
-            if matches!(
-                tokio::time::timeout(Duration::from_millis(100), write).await,
-                Ok(Ok(()))
-            ) {
+            let news = frame(OFFERS, &vec![offer], &[]);
+            let write = tokio::time::timeout(Duration::from_millis(100), control.write_all(&news));
+            if matches!(write.await, Ok(Ok(()))) {
                 sent += 1;
             }
         }
-        sent
+        let status = ann.ask_status().unwrap();
+        let newest = status["peers"][0]["uplinks"][0].as_str().unwrap();
+        let taken: u32 = newest.strip_prefix("wan").unwrap().parse().unwrap();
+        (sent, taken, began.elapsed())
     });
-    let used = (daemon.cpu() - cpu).as_secs_f64() / time.as_secs_f64();
+    let used = (daemon.cpu() - cpu).as_secs_f64() / passed.as_secs_f64();
     figure(format_args!(
-        "News: {sent} in {:.0} s: {:.1} % of a core here",
-        time.as_secs_f64(),
+        "News: {sent} in {:.0} s, {taken} of them taken; {:.1} % of a core here",
+        passed.as_secs_f64(),
         used * 100.0
     ));
-    assert!(sent > 1000 && daemon.running(), "{sent}");
-    // The control socket answers as ever.
-    let asked = Instant::now();
-    assert_eq!(peers(&ann.ask_status().unwrap()), 1);
-    assert!(asked.elapsed() < Duration::from_secs(1));
+    // Sixteen at once, two a second, and the one that waits.
+    let most = 16.0 + 2.0 * passed.as_secs_f64() + 1.0;
+    assert!(
+        sent > 1000 && f64::from(taken) <= most,
+        "{taken} of {sent}, {most} allowed"
+    );
+    assert!(daemon.running());
 }
 
 /// Runs `ip` in this thread's namespace.
