@@ -10,9 +10,8 @@
 mod borrower;
 mod lab;
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,8 +21,7 @@ use lab::{INTERNET, Lab, Peer, figure, lanes, measured, no_uplink, uplink, wait_
 use nix::net::if_::if_nametoindex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tributary::identity::DeviceKey;
-use tributary::link::{Refusal, TunnelError};
-use tributary::types::PeerId;
+use tributary::link::Refusal;
 
 const SOON: Duration = Duration::from_secs(15);
 /// The rule of the lab's origins, without which nothing there is public.
@@ -363,7 +361,7 @@ fn sec_a8_other_ports_see_no_syn_and_other_first_bytes_never_reach_the_origin() 
             read.map(|()| got).map_err(|error| error.kind())
         });
         let first = &first;
-        inside(mallory, async || {
+        inside(mallory, async move || {
             let mallory = Borrower::link(lender, &DeviceKey::ephemeral().unwrap()).await;
             let (_, mut tunnel) = mallory.tunnel("raw.lab", port, None).await.unwrap();
             tunnel.write_all(first).await.unwrap();
@@ -560,7 +558,7 @@ fn sec_a13_the_owners_download_keeps_most_of_its_line_beside_a_neighbours() {
     let parts = measured(
         "the owner has at least 70 % of a line it uses, and a neighbour all of one it does not use",
         || {
-            let Some(lab) = Lab::new() else { return None };
+            let lab = Lab::new()?;
             let lab = lab
                 .peer("owner", uplink(LINE, 10.0).delay_ms(15))
                 .peer("neighbour", no_uplink());
