@@ -12,7 +12,6 @@ mod lab;
 
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +19,7 @@ use borrower::{Borrower, Syns, client_hello, inside, name_there, vouch};
 use lab::{INTERNET, Lab, Peer, figure, lanes, measured, no_uplink, uplink, wait_for};
 use nix::net::if_::if_nametoindex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tributary::identity::DeviceKey;
 use tributary::link::Refusal;
 
@@ -283,7 +283,14 @@ fn sec_a7_ten_thousand_alternating_answers_of_a_real_resolver_lead_to_no_private
     let lab = lab.peer("lender", uplink(200.0, 200.0));
     let lender = lab.at("lender");
     let origin = lab.outside(|| TcpListener::bind((INTERNET, 443)));
-    let accepting = thread::spawn(move || origin.incoming().flatten().map(drop).take(ASKED / 4).count());
+    let accepting = thread::spawn(move || {
+        // Each stays until the borrower leaves: one that ended first would be cut off at once.
+        let held = origin
+            .incoming()
+            .flatten()
+            .map(|mut stream| stream.read(&mut [0; 1]));
+        held.take(ASKED / 4).count()
+    });
     let names = borrower::Rebinder::start(lender);
     let syns = Syns::of(lender);
     let source = lender.wan_address(0);
@@ -350,7 +357,7 @@ fn sec_a8_other_ports_see_no_syn_and_other_first_bytes_never_reach_the_origin() 
     ];
     for (what, port, first, passes) in cases {
         let origin = lab.outside(|| TcpListener::bind((INTERNET, port)));
-        let (ended, end) = mpsc::channel();
+        let (ended, end) = oneshot::channel();
         let expected = first.len();
         let serving = thread::spawn(move || {
             let (mut stream, _) = origin.accept().unwrap();
@@ -366,7 +373,7 @@ fn sec_a8_other_ports_see_no_syn_and_other_first_bytes_never_reach_the_origin() 
             let (_, mut tunnel) = mallory.tunnel("raw.lab", port, None).await.unwrap();
             tunnel.write_all(first).await.unwrap();
             if passes {
-                end.recv().unwrap();
+                end.await.unwrap();
             } else {
                 // Cut off, not ended.
                 assert!(tunnel.read(&mut [0; 1]).await.is_err(), "{what}");
