@@ -296,7 +296,8 @@ fn of_two_that_come_with_one_token_at_once_exactly_one_gets_in() {
         world.settle();
         let by_maker = world.vouched.iter().filter(|(by, ..)| *by == maker);
         assert_eq!(by_maker.count(), 1);
-        let (won, lost): (Vec<_>, Vec<_>) = world.joined.iter().partition(|(_, outcome)| outcome.is_ok());
+        type Outcomes = Vec<(PeerId, Result<PeerId, NotJoined>)>;
+        let (won, lost): (Outcomes, Outcomes) = world.joined.iter().partition(|(_, outcome)| outcome.is_ok());
         assert_eq!((won.len(), lost.len()), (1, 1));
         assert_eq!(lost[0].1, Err(NotJoined::Used));
     }
