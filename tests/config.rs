@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tributary::config::Config;
-use tributary::types::{LineId, Rate};
+use tributary::types::{ByteSize, LineId, Rate};
+use tributary::uplink::Lend;
 
 const BAD_CONFIG: i32 = 64;
 
@@ -45,6 +46,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(config.device.name.as_deref(), Some("Küche \"Pi\""));
     assert_eq!((config.lan.port, config.lan.peers.len()), (Some(65_535), 3));
     assert_eq!((config.egress.tunnels, config.egress.idle.0.as_secs()), (10, 90));
+    assert_eq!(config.egress.neighbours_per_day, ByteSize(5_000_000_000));
     let [wwan, eth] = &config.uplinks.0[..] else {
         panic!("{config:?}")
     };
@@ -52,7 +54,7 @@ fn what_is_written_is_what_is_meant() {
     assert_eq!(wwan.cap.up, Some(Rate::bits(500_000)));
     assert_eq!(
         (wwan.metered, wwan.lend, eth.metered, eth.lend),
-        (Some(true), true, None, false)
+        (Some(true), Lend::Members, None, Lend::Nobody)
     );
     assert_eq!(eth.line, Some(LineId::named("cable")));
 }

@@ -5,7 +5,7 @@
     reason = "helpers of tests fail by panicking"
 )]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -350,10 +350,10 @@ impl Peer {
 }
 
 fn peer(name: &str) -> Peer {
-    start(name, |ip| ip.is_loopback())
+    start(name, |from| from.ip().is_loopback())
 }
 
-fn start(name: &str, gate: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Peer {
+fn start(name: &str, gate: impl Fn(SocketAddr) -> bool + Send + Sync + 'static) -> Peer {
     let key = DeviceKey::ephemeral().unwrap();
     let trust = Trust::none(&key);
     let tasks = Tasks::new();

@@ -168,6 +168,7 @@ fn node_config(config: Config, state: StateDir) -> NodeConfig {
         name: config.device.name.unwrap_or_else(host_name),
         port: config.lan.port,
         interfaces: config.lan.interfaces,
+        anywhere: config.lan.anywhere,
         peers: config.lan.peers.iter().map(|p| p.0).collect(),
         relay: relay::Config {
             limits: config.egress.limits(),

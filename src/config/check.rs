@@ -10,7 +10,8 @@ use toml::Spanned;
 
 use crate::link::{DEFAULT_PORT, wire};
 use crate::relay::Cidr;
-use crate::types::{LineId, Period, Rate};
+use crate::types::{ByteSize, LineId, Period, Rate};
+use crate::uplink::Lend;
 
 use super::error::{Source, Wrong};
 use super::raw::{self, Raw, Said, Written};
@@ -26,6 +27,8 @@ const IDLE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 const LEAST_RATE: Rate = Rate::bits(64_000);
 /// The kernel's `IFNAMSIZ`, less the zero at its end.
 const MAX_INTERFACE_NAME: usize = 15;
+/// Less is no lending: `lend_to_neighbours = false` says that.
+const LEAST_PER_DAY: ByteSize = ByteSize(1 << 20);
 const MAX_LINE_NAME: usize = 63;
 /// More than any household writes by hand.
 const MAX_LIST: usize = 256;
@@ -34,6 +37,7 @@ const NAME: &str = "a text of 1 to 63 bytes without control characters, such as 
 const PORT: &str = "a number from 1 to 65535";
 const INTERFACE: &str = "an interface's name as `ip link` shows it, such as \"wlan0\"";
 const YES_NO: &str = "true or false";
+const LEND: &str = "true, false or \"members\"";
 const FILE: &str = "a file's path that begins with /";
 pub(super) const PASSPHRASE: &str = "a text of 8 to 256 bytes, the same on every device of the household";
 const CIDR: &str = "an address with a prefix, such as \"203.0.113.0/24\"";
@@ -59,6 +63,9 @@ pub(super) fn check(raw: &Raw, source: &Source<'_>, config: &mut Config) -> Vec<
     if let Some(peers) = check.list("lan.peers", &lan.peers, &peer_allowed(), peer) {
         config.lan.peers = peers;
     }
+    if let Some(anywhere) = check.yes_no("lan.anywhere", &lan.anywhere) {
+        config.lan.anywhere = anywhere;
+    }
     if let Some(allow) = check.list("egress.allow", &egress.allow, CIDR, parsed::<Cidr>) {
         config.egress.allow = allow;
     }
@@ -82,6 +89,12 @@ pub(super) fn check(raw: &Raw, source: &Source<'_>, config: &mut Config) -> Vec<
     let fits = |period: &Period| (IDLE.0..=IDLE.1).contains(&period.0);
     if let Some(idle) = check.quantity("egress.idle", &egress.idle, &between, fits) {
         config.egress.idle = idle;
+    }
+    let least = format!("a size of at least {LEAST_PER_DAY}, with its unit (MB, GB, GiB), such as \"20 GB\"");
+    let fits = |size: &ByteSize| *size >= LEAST_PER_DAY;
+    let (key, said) = ("egress.neighbours_per_day", &egress.neighbours_per_day);
+    if let Some(size) = check.quantity(key, said, &least, fits) {
+        config.egress.neighbours_per_day = size;
     }
     check.trust(&raw.trust, &mut config.trust);
     check.uplinks(&raw.uplink, config);
@@ -175,7 +188,7 @@ impl Check<'_> {
             "a rate of at least {LEAST_RATE}, with its unit (kbit/s, Mbit/s, Gbit/s), such as \"20 Mbit/s\""
         );
         let fits = |rate: &Rate| *rate >= LEAST_RATE;
-        if let Some(lend) = self.yes_no("uplink.lend", &said.lend) {
+        if let Some(lend) = self.lend(&said.lend) {
             rule.lend = lend;
         }
         if let Some(metered) = self.yes_no("uplink.metered", &said.metered) {
@@ -218,6 +231,15 @@ impl Check<'_> {
     fn yes_no(&mut self, key: &str, said: &Said) -> Option<bool> {
         self.value(key, said.as_ref()?, YES_NO, |written| match written {
             Written::YesNo(value) => Some(*value),
+            _ => None,
+        })
+    }
+
+    fn lend(&mut self, said: &Said) -> Option<Lend> {
+        self.value("uplink.lend", said.as_ref()?, LEND, |written| match written {
+            Written::YesNo(true) => Some(Lend::All),
+            Written::YesNo(false) => Some(Lend::Nobody),
+            Written::Text(text) if text == "members" => Some(Lend::Members),
             _ => None,
         })
     }

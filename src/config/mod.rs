@@ -15,7 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::relay::{self, Cidr};
-use crate::types::Period;
+use crate::types::{ByteSize, Period};
 use crate::uplink::Rules;
 
 pub use error::{ConfigError, Wrong};
@@ -57,6 +57,8 @@ pub struct Lan {
     pub interfaces: Option<Vec<String>>,
     /// Peers to dial without multicast: addresses, with a port where it is not 7436. Default: none.
     pub peers: Vec<PeerAddress>,
+    /// Whether peers are met on every network that a portable device is carried to. Default: false.
+    pub anywhere: bool,
 }
 
 /// `[egress]`
@@ -72,6 +74,8 @@ pub struct Egress {
     pub tunnels_per_peer: usize,
     /// A lent connection without a byte ends after this. Default: 120 s.
     pub idle: Period,
+    /// What all neighbours together may move in a day, both ways. Default: 20 GB.
+    pub neighbours_per_day: ByteSize,
 }
 
 impl Default for Egress {
@@ -83,6 +87,7 @@ impl Default for Egress {
             tunnels: relay.limits.tunnels,
             tunnels_per_peer: relay.limits.tunnels_per_peer,
             idle: Period(relay.limits.idle),
+            neighbours_per_day: relay.limits.neighbours_per_day,
         }
     }
 }
@@ -94,6 +99,7 @@ impl Egress {
             tunnels: self.tunnels,
             tunnels_per_peer: self.tunnels_per_peer,
             idle: self.idle.0,
+            neighbours_per_day: self.neighbours_per_day,
             ..relay::Limits::default()
         }
     }
@@ -214,6 +220,7 @@ impl Config {
                 "trust.passphrase_file",
                 self.trust.passphrase_file == other.trust.passphrase_file,
             ),
+            ("lan.anywhere", self.lan.anywhere == other.lan.anywhere),
         ] {
             if !same {
                 keys.push(key);

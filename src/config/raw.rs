@@ -36,6 +36,7 @@ pub(super) struct Lan {
     pub(super) port: Said,
     pub(super) interfaces: Said,
     pub(super) peers: Said,
+    pub(super) anywhere: Said,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,6 +48,7 @@ pub(super) struct Egress {
     pub(super) tunnels: Said,
     pub(super) tunnels_per_peer: Said,
     pub(super) idle: Said,
+    pub(super) neighbours_per_day: Said,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -181,7 +181,7 @@ fn of_two_files_the_later_ones_keys_win_and_the_other_ones_stay() {
     let names: Vec<&str> = config.uplinks.0.iter().map(|r| r.interface.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
     assert!(
-        !config.uplinks.0[0].lend,
+        config.uplinks.0[0].lend == crate::uplink::Lend::Nobody,
         "the system's word stands where the user said nothing"
     );
     assert_eq!(config.uplinks.0[0].cap.up, Some(Rate::bits(2_000_000)));

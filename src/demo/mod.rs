@@ -24,13 +24,14 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::api::{Failed, GetRequest, Handler, Transfer};
 use crate::download::{Destination, Local};
-use crate::identity::{StateDir, StateError};
+use crate::identity::{DeviceKey, StateDir, StateError};
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::relay::{self, Cidr};
 use crate::task::Tasks;
+use crate::trust::{Trust, TrustError};
 use crate::types::{LineId, Rate, UplinkKind, hex};
 use crate::uplink::limit::{Cap, Limiters};
-use crate::uplink::{Interface, Network, Rules, Uplink};
+use crate::uplink::{Interface, Lend, Network, Router, Rules, Uplink};
 
 use origin::{Authority, Options, Origin, OriginError};
 
@@ -65,6 +66,9 @@ pub enum DemoError {
     /// A peer's state.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The peers' word for each other.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A peer.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -117,8 +121,7 @@ impl Household {
         )?;
         let tls = trusting(&authority)?;
         let mut nodes = Vec::new();
-        for (number, line) in (1u8..).zip(LINES) {
-            let state = StateDir::open(&scratch.0.join(line.0))?;
+        for ((number, line), state) in (1u8..).zip(LINES).zip(acquainted(&scratch)?) {
             let config = peer(number, line, state, origin.address().port(), Arc::clone(&tls));
             nodes.push(Node::start(config).await?);
         }
@@ -170,6 +173,22 @@ impl Household {
     }
 }
 
+/// The peers' directories, in the order of their lines. They are one household, whose members have vouched for each
+/// other: the origin has a port that is lent to no neighbour.
+fn acquainted(scratch: &Scratch) -> Result<Vec<StateDir>, DemoError> {
+    let states = LINES.iter().map(|line| StateDir::open(&scratch.0.join(line.0)));
+    let states: Vec<StateDir> = states.collect::<Result<_, _>>()?;
+    let keys = states.iter().map(DeviceKey::load_or_create);
+    let keys: Vec<DeviceKey> = keys.collect::<Result<_, _>>()?;
+    for (state, key) in states.iter().zip(&keys) {
+        let trust = Trust::load(state, key)?;
+        for other in keys.iter().filter(|other| other.id() != key.id()) {
+            trust.vouch(other.id(), true)?;
+        }
+    }
+    Ok(states)
+}
+
 fn trusting(authority: &Authority) -> Result<Arc<rustls::ClientConfig>, DemoError> {
     let certificate = CertificateDer::from_pem_slice(authority.pem().as_bytes());
     let certificate = certificate.map_err(|e| DemoError::Certificate(e.to_string()))?;
@@ -199,6 +218,7 @@ fn peer(
         name: line.0.into(),
         port: Some(0),
         interfaces: Some(vec![LOOPBACK.into()]),
+        anywhere: false,
         peers: Vec::new(),
         relay: relay::Config {
             allow: vec![Cidr::v4([127, 0, 0, 0], 8)],
@@ -225,13 +245,15 @@ fn network(number: u8, uplink: String) -> Network {
         multicast: true,
         addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8)],
         default_route: false,
+        router: Router::None,
+        away: false,
     };
     let line = Uplink {
         index: u32::from(number),
         name: uplink,
         kind: UplinkKind::Wired,
         metered: false,
-        lend: true,
+        lend: Lend::All,
         line: LineId([number; 8]),
         line_named: false,
         v4: Some(Ipv4Addr::new(127, 0, 0, 10 + number)),

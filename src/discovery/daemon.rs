@@ -11,6 +11,7 @@ use mdns_sd::{
     IfKind, Metrics, Receiver, ResolvedService, ScopedIp, ServiceDaemon, ServiceEvent, ServiceInfo,
 };
 
+use crate::discovery::sieve::Sieve;
 use crate::discovery::{Candidate, DiscoveryError};
 use crate::uplink::{Interface, Network};
 
@@ -45,6 +46,12 @@ pub(super) struct Face {
     addresses: Vec<IpAddr>,
 }
 
+/// The prefixes of the interfaces to use now: who is in none of them is not on the link.
+pub(super) fn prefixes(network: &Network, only: Option<&[String]>) -> Vec<(IpAddr, u8)> {
+    let faces = network.lan_interfaces(only).into_iter();
+    faces.flat_map(|face| face.addresses.clone()).collect()
+}
+
 /// The interfaces to use now.
 pub(super) fn faces(network: &Network, only: Option<&[String]>) -> Vec<Face> {
     let face = |i: &Interface| {
@@ -64,12 +71,18 @@ pub(super) fn faces(network: &Network, only: Option<&[String]>) -> Vec<Face> {
 pub(super) struct Session {
     daemon: ServiceDaemon,
     events: Receiver<ServiceEvent>,
+    sieve: Sieve,
 }
 
 impl Session {
-    /// Begins on these interfaces: announces and asks within milliseconds.
-    pub(super) fn open(announcement: &Announcement, faces: &[Face]) -> Result<Self, DiscoveryError> {
-        let daemon = ServiceDaemon::new()?;
+    /// Begins on these interfaces: announces and asks within milliseconds, and hears only whom these prefixes hold.
+    pub(super) fn open(
+        announcement: &Announcement,
+        faces: &[Face],
+        prefixes: &[(IpAddr, u8)],
+    ) -> Result<Self, DiscoveryError> {
+        let (daemon, sieve) = Sieve::around(ServiceDaemon::new, prefixes);
+        let daemon = daemon?;
         let begun = begin(&daemon, announcement, faces);
         if begun.is_err() {
             // Nothing to wait for: the thread has nothing to say goodbye to.
@@ -78,6 +91,7 @@ impl Session {
         Ok(Self {
             events: begun?,
             daemon,
+            sieve,
         })
     }
 
@@ -95,6 +109,11 @@ impl Session {
     /// Announces anew.
     pub(super) fn announce_again(&self, announcement: &Announcement) -> Result<(), DiscoveryError> {
         Ok(self.daemon.register(service(announcement)?)?)
+    }
+
+    /// Hears only whom these prefixes hold from now on.
+    pub(super) fn let_in(&self, prefixes: &[(IpAddr, u8)]) {
+        self.sieve.let_in(prefixes);
     }
 
     /// Whether the library's cache is of a size that peers explain. False, too, if it does not answer.
@@ -228,6 +247,7 @@ mod tests {
     use super::*;
 
     use crate::types::UplinkKind;
+    use crate::uplink::Router;
 
     fn network() -> Network {
         let parse = |cidr: &&str| {
@@ -244,6 +264,8 @@ mod tests {
             multicast: name != "lo",
             addresses: addresses.iter().map(parse).collect(),
             default_route: false,
+            router: Router::None,
+            away: false,
         };
         Network {
             interfaces: vec![

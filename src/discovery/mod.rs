@@ -10,6 +10,7 @@
 
 mod daemon;
 mod run;
+mod sieve;
 mod table;
 
 use std::fmt;

@@ -1,5 +1,6 @@
 //! The task: follows the network's interfaces, feeds sightings into the table, tells its reader, and says goodbye.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ pub(super) struct Run {
     events: mpsc::Sender<Event>,
     table: Table,
     faces: Vec<Face>,
+    prefixes: Vec<(IpAddr, u8)>,
     session: Option<Session>,
     /// When the session was begun, if there was one yet.
     begun: Option<Instant>,
@@ -83,8 +85,10 @@ impl Run {
         mut network: watch::Receiver<Arc<Network>>,
         events: mpsc::Sender<Event>,
     ) -> Result<Self, DiscoveryError> {
-        let faces = daemon::faces(&network.borrow_and_update(), only.as_deref());
-        let session = open(&announcement, &faces)?;
+        let seen = Arc::clone(&network.borrow_and_update());
+        let faces = daemon::faces(&seen, only.as_deref());
+        let prefixes = daemon::prefixes(&seen, only.as_deref());
+        let session = open(&announcement, &faces, &prefixes)?;
         let now = Instant::now();
         let begun = session.is_some().then_some(now);
         Ok(Self {
@@ -94,6 +98,7 @@ impl Run {
             events,
             table: Table::new(now),
             faces,
+            prefixes,
             session,
             begun,
             restart_at: None,
@@ -139,10 +144,18 @@ impl Run {
     }
 
     fn follow_network(&mut self) {
-        let faces = daemon::faces(&self.network.borrow_and_update(), self.only.as_deref());
+        let seen = Arc::clone(&self.network.borrow_and_update());
+        let faces = daemon::faces(&seen, self.only.as_deref());
+        let prefixes = daemon::prefixes(&seen, self.only.as_deref());
         if faces != self.faces {
             self.faces = faces;
+            self.prefixes = prefixes;
             self.restart_soon();
+        } else if prefixes != self.prefixes {
+            if let Some(session) = &self.session {
+                session.let_in(&prefixes);
+            }
+            self.prefixes = prefixes;
         }
     }
 
@@ -278,7 +291,7 @@ impl Run {
         let now = Instant::now();
         self.forget_at = Some((now + SETTLED, self.table.count()));
         self.check_soon();
-        match open(&self.announcement, &self.faces) {
+        match open(&self.announcement, &self.faces, &self.prefixes) {
             Ok(session) => {
                 self.begun = session.is_some().then_some(now);
                 self.session = session;
@@ -293,14 +306,18 @@ impl Run {
     }
 }
 
-fn open(announcement: &Announcement, faces: &[Face]) -> Result<Option<Session>, DiscoveryError> {
+fn open(
+    announcement: &Announcement,
+    faces: &[Face],
+    prefixes: &[(IpAddr, u8)],
+) -> Result<Option<Session>, DiscoveryError> {
     if faces.is_empty() {
         if let Some(more) = NOWHERE.pass() {
             tracing::info!(more, "no LAN interface to look for peers on yet");
         }
         return Ok(None);
     }
-    Session::open(announcement, faces).map(Some)
+    Session::open(announcement, faces, prefixes).map(Some)
 }
 
 async fn next_event(session: Option<&Session>) -> Option<ServiceEvent> {

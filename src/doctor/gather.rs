@@ -9,6 +9,7 @@ use crate::identity::DeviceKey;
 use crate::link::{DEFAULT_PORT, SOCKET_BUFFER};
 use crate::relay::{self, Relay};
 use crate::task::Tasks;
+use crate::trust::Tier;
 use crate::types::LineId;
 use crate::uplink::resolve::{Names, Resolver};
 use crate::uplink::{self, Network, NotLan, Seed};
@@ -123,7 +124,7 @@ fn own(network: &Arc<Network>, status: Option<&Status>, tasks: &Tasks) -> Vec<Ow
     };
     let fixed = watch::channel(Arc::clone(network)).1;
     let relay = Relay::new(relay::Config::default(), fixed, tasks);
-    let offered = relay.offered(network);
+    let offered = relay.offered(network, Tier::Member);
     let own = network.uplinks.iter().map(|uplink| OwnWay {
         uplink: uplink.name.clone(),
         metered: uplink.metered,

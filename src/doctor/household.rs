@@ -189,7 +189,7 @@ impl Guest {
             name: options.name.clone(),
             offers: watch::channel(crate::link::Lends::default()).1,
             home: watch::channel(crate::link::Home::default()).1,
-            gate: Arc::new(move |ip| on_lan.is_on_link(ip, only.as_deref())),
+            gate: Arc::new(move |from| on_lan.hears(from, only.as_deref())),
             trust: crate::trust::Trust::none(&key),
         };
         let (links, events, tunnels) = Links::start(config, &key, tasks).map_err(|e| e.to_string())?;
@@ -390,6 +390,8 @@ fn is_lonely(face: &Interface, sightings: &Sightings, seen: &Seen<'_>, network: 
 
 #[cfg(test)]
 mod tests {
+    use crate::uplink::Router;
+
     use super::*;
 
     const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 168, 1, 1));
@@ -407,6 +409,8 @@ mod tests {
                 multicast: true,
                 addresses: vec![([192, 168, 1, 7].into(), 24)],
                 default_route: true,
+                router: Router::None,
+                away: false,
             }],
             uplinks: vec![],
         }

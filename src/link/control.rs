@@ -32,6 +32,10 @@ pub(super) const STEPS_WAITING: usize = 8;
 /// large household's statements are four of them.
 const TELLINGS_AT_ONCE: u64 = 16;
 const TELLINGS_PER_SECOND: u64 = 4;
+/// News of what a peer lends and of where its traffic ends that are taken at once, and a second: each has the node look at
+/// everything anew. A peer tells rates every ten seconds, and more when its network changes.
+const NEWS_AT_ONCE: u64 = 16;
+const NEWS_PER_SECOND: u64 = 2;
 /// A whole household may go at once and be seen to; a peer that flaps must not fill the log.
 static GOINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
 
@@ -80,7 +84,9 @@ pub(super) async fn live(
         inner.notices().refused(inner.id, by, Instant::now());
     }
     if inner.table().remove(link.peer, |l| Arc::ptr_eq(l, &link)) {
-        if let Some(more) = GOINGS.pass() {
+        if inner.notices().may_speak_of(link.peer, Instant::now())
+            && let Some(more) = GOINGS.pass()
+        {
             tracing::info!(peer = %link.peer.short(), name = ?link.name, more, "peer left");
         }
         // Nobody listens any more when the whole node ends.
@@ -93,21 +99,16 @@ async fn hear(inner: &Inner, link: &Arc<Link>, mut recv: RecvStream) -> WireErro
     let now = Instant::now();
     let mut tellings = Bucket::new(TELLINGS_PER_SECOND, Duration::from_secs(1), TELLINGS_AT_ONCE, now);
     let mut steps = Bucket::new(STEPS_PER_SECOND, Duration::from_secs(1), STEPS_AT_ONCE, now);
+    let mut news = Bucket::new(NEWS_PER_SECOND, Duration::from_secs(1), NEWS_AT_ONCE, now);
     loop {
         match wire::receive(&mut recv).await {
             Ok(Message::Offers(offers)) => {
-                link.offers.send_replace(offers);
-                if inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                if changes(&link.offers, offers) && !pass_on(inner, link, &mut news).await {
                     return WireError::Malformed;
                 }
             }
             Ok(Message::Home(home)) => {
-                let changed = link.home.send_if_modified(|known| {
-                    let changed = *known != home;
-                    *known = home;
-                    changed
-                });
-                if changed && inner.events.send(LinkEvent::Changed(link.peer)).await.is_err() {
+                if changes(&link.home, home) && !pass_on(inner, link, &mut news).await {
                     return WireError::Malformed;
                 }
             }
@@ -142,6 +143,26 @@ async fn hear(inner: &Inner, link: &Arc<Link>, mut recv: RecvStream) -> WireErro
     }
 }
 
+/// Takes over what the peer says now; false where it is what it said before.
+fn changes<T: PartialEq>(known: &watch::Sender<T>, now: T) -> bool {
+    known.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    })
+}
+
+/// Tells the node that a peer has news, and lets one that has too many wait: what it sends meanwhile waits with it. False:
+/// nobody listens any more.
+async fn pass_on(inner: &Inner, link: &Link, news: &mut Bucket) -> bool {
+    if let Err(until) = news.take(1, Instant::now()) {
+        tokio::time::sleep_until(until.into()).await;
+        // It is due now; whether it is counted to the nanosecond does not matter.
+        let _ = news.take(1, Instant::now());
+    }
+    inner.events.send(LinkEvent::Changed(link.peer)).await.is_ok()
+}
+
 /// Tells the peer where our traffic ends, and each change of that, of what we lend to it and of who is trusted, and the
 /// same again where it must show that it is there; returns when the link is gone, or the peer is not to have it any more.
 async fn tell(
@@ -165,6 +186,7 @@ async fn tell(
                 }
                 if tier > told {
                     told = tier;
+                    link.widen();
                     tracing::info!(peer = %link.peer.short(), name = ?link.name, "the peer is a {tier} now");
                     inner.trust.called(link.peer, &link.name);
                     offers.mark_changed();

@@ -4,13 +4,15 @@
 //! A link begins with a handshake that proves both keys, then both ends say [`Hello`]; only then does the peer exist
 //! for the rest of the program. Discovery, addresses and names are hints and prove nothing.
 //!
-//! Invariants: at most one link for each peer and 64 in all; no handshake with a host
+//! Invariants: at most one link for each peer and 64 in all, 48 of them for those whom nobody vouched for; no handshake with a host
 //! that is not on the LAN; every wait, queue and buffer is bounded.
 
+mod answers;
 mod control;
 mod endpoint;
 mod notices;
 mod session;
+mod socket;
 mod table;
 mod tunnel;
 pub mod wire;
@@ -50,8 +52,8 @@ const MAX_DIAL_ADDRESSES: usize = 8;
 /// News and requests waiting for the node; beyond that their senders wait, or are refused.
 const QUEUE: usize = 128;
 
-/// Says whether an address is on the LAN.
-pub type Gate = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+/// Says whether an address, where it is link-local with its scope, is on the LAN.
+pub type Gate = Arc<dyn Fn(SocketAddr) -> bool + Send + Sync>;
 
 /// What links need to know of this device.
 pub struct LinkConfig {
@@ -266,11 +268,17 @@ impl Link {
         session::closed_with(&self.connection, session::COPY)
     }
 
+    /// Much may come from now on: before, the peer could send unread no more than nobody minds.
+    fn widen(&self) {
+        self.connection.set_receive_window(endpoint::wide());
+    }
+
     /// Asks the peer to open a tunnel; gives the address it reached and the stream.
     ///
     /// # Errors
     /// Where the peer refuses, does not answer, or the link is gone.
     pub async fn open(&self, open: &Open) -> Result<(SocketAddr, TunnelStream), TunnelError> {
+        self.widen();
         tunnel::open(&self.connection, open).await
     }
 }
@@ -317,7 +325,7 @@ impl Links {
         key: &DeviceKey,
         tasks: &Tasks,
     ) -> Result<(Self, mpsc::Receiver<LinkEvent>, mpsc::Receiver<Incoming>), LinkError> {
-        let (endpoint, client) = endpoint::open(key, config.port)?;
+        let (endpoint, client) = endpoint::open(key, config.port, Arc::clone(&config.gate))?;
         let (events, event_receiver) = mpsc::channel(QUEUE);
         let (tunnels, tunnel_receiver) = mpsc::channel(QUEUE);
         let inner = Arc::new(Inner {
@@ -339,6 +347,11 @@ impl Links {
         });
         tasks.spawn("accept-links", session::accept(Arc::clone(&inner)));
         Ok((Self { inner }, event_receiver, tunnel_receiver))
+    }
+
+    /// Who is trusted, and how far.
+    pub fn trust(&self) -> &Trust {
+        &self.inner.trust
     }
 
     /// The UDP port peers reach us at.
@@ -379,7 +392,7 @@ impl Links {
         }
         let on_link = addresses
             .iter()
-            .filter(|a| (self.inner.gate)(a.ip()))
+            .filter(|a| (self.inner.gate)(**a))
             .take(MAX_DIAL_ADDRESSES);
         let mut attempts: FuturesUnordered<_> = on_link
             .enumerate()

@@ -5,6 +5,8 @@
 //! which of them is the copy only their owner knows. So the one that came second is refused, and everybody who notices
 //! says so.
 //!
+//! And how often the log speaks of one peer's comings and goings.
+//!
 //! Pure. Invariants: bounded; one matter is said in the log once in [`SAY_AGAIN`], and no more than [`MAX_NOTICES`] in
 //! that time; it is in the status as long as it is seen, which is asked again at least every [`SEEN_WITHIN`].
 
@@ -20,6 +22,11 @@ const MAX_NOTICES: usize = 8;
 const SAY_AGAIN: Duration = Duration::from_secs(600);
 /// A device that is there is dialled again within a minute, and that takes 5 s at most.
 const SEEN_WITHIN: Duration = Duration::from_secs(150);
+/// Lines about one peer in [`LINES_IN`]: it came, it left, twice over and a half (SEC-A18).
+const LINES: usize = 5;
+const LINES_IN: Duration = Duration::from_secs(60);
+/// Peers whose lines are counted: as many as there are links, and those that left in that time.
+const SPOKEN_OF: usize = 128;
 const REMEDY: &str = "On the copy, stop tributary, delete `identity.key` in its state directory, and start it again: \
                       it then gets a key of its own";
 
@@ -41,6 +48,7 @@ struct Notice {
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     notices: BTreeMap<Matter, Notice>,
+    spoken_of: BTreeMap<PeerId, Vec<Instant>>,
 }
 
 impl Notices {
@@ -93,6 +101,24 @@ impl Notices {
             there.ip()
         );
         self.note(Matter::Version, what, now);
+    }
+
+    /// Whether the log may say that this peer came or left; counts it if so.
+    pub(super) fn may_speak_of(&mut self, peer: PeerId, now: Instant) -> bool {
+        let lately = |said: &Instant| now.saturating_duration_since(*said) < LINES_IN;
+        if !self.spoken_of.contains_key(&peer) && self.spoken_of.len() >= SPOKEN_OF {
+            self.spoken_of.retain(|_, said| said.last().is_some_and(lately));
+            if self.spoken_of.len() >= SPOKEN_OF {
+                return false;
+            }
+        }
+        let said = self.spoken_of.entry(peer).or_default();
+        said.retain(lately);
+        let may = said.len() < LINES;
+        if may {
+            said.push(now);
+        }
+        may
     }
 
     /// What the owner should know now.
@@ -153,6 +179,24 @@ mod tests {
             "{told:?}"
         );
         assert!(notices.warnings(now + SEEN_WITHIN).is_empty(), "gone, or mended");
+    }
+
+    #[test]
+    fn sec_a18_a_peer_that_comes_and_goes_all_the_time_is_spoken_of_five_times_a_minute() {
+        let start = Instant::now();
+        let mut notices = Notices::default();
+        let mut of = |n: u16, at| {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&n.to_be_bytes());
+            notices.may_speak_of(PeerId(id), at)
+        };
+        assert_eq!((0..1000).filter(|_| of(1, start)).count(), LINES);
+        assert!(of(2, start), "another one");
+        assert!(of(1, start + LINES_IN));
+        for n in 0..10_000 {
+            of(n, start + LINES_IN);
+        }
+        assert_eq!(notices.spoken_of.len(), SPOKEN_OF);
     }
 
     #[test]

@@ -12,12 +12,12 @@ use crate::identity::peer_of_spki;
 use crate::task::Seldom;
 use crate::trust::{Right, Tier};
 use crate::types::PeerId;
-use crate::uplink::limit::Bucket;
 
+use super::answers::Answers;
 use super::control::{BLOCKED, Control, STEPS_WAITING, hear_last_word, last_word, live};
 use super::table::{Entry, Verdict};
 use super::wire::{self, Hello, Home, Message, WireError};
-use super::{DialError, HANDSHAKE_WITHIN, Inner, Lends, Link, unmapped};
+use super::{DialError, HANDSHAKE_WITHIN, Inner, Lends, Link, endpoint, unmapped};
 
 /// The end leaves; nothing is wrong.
 pub(super) const LEAVING: VarInt = VarInt::from_u32(0);
@@ -39,11 +39,6 @@ const HELLO_WITHIN: Duration = Duration::from_secs(3);
 const RETRY_ABOVE: usize = 16;
 /// A whole household may come or go at once and be seen to; a peer that flaps must not fill the log.
 static COMINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
-/// Strangers' first packets answered in a second. What goes to an address that does not exist waits 3 s for its ARP in our
-/// socket's buffer: 5,000 spoofed ones a second filled that, and the peers' packets waited behind them (FLT-32).
-const ANSWERS_PER_SECOND: u64 = 64;
-/// And at once: thirty devices that start together send each other a hundred.
-const ANSWERS_AT_ONCE: u64 = 256;
 /// TLS's alert where the two ends have no protocol in common (RFC 7301).
 const NO_APPLICATION_PROTOCOL: u8 = 120;
 /// The server name is not sent and means nothing; TLS wants one.
@@ -51,19 +46,15 @@ const NO_NAME: &str = "peer.invalid";
 
 /// Accepts peers for as long as the endpoint lives.
 pub(super) async fn accept(inner: Arc<Inner>) {
-    let mut answers = answers(Instant::now());
+    let mut answers = Answers::new(Instant::now());
     while let Some(incoming) = inner.endpoint.accept().await {
         let from = unmapped(incoming.remote_address());
-        if !(inner.gate)(from.ip()) {
-            incoming.ignore();
-            continue;
-        }
         // Silence costs nothing, and a real peer asks again.
-        if answers.take(1, Instant::now()).is_err() {
+        if !answers.may(from.ip(), Instant::now()) {
             incoming.ignore();
             continue;
         }
-        let pending = super::endpoint::MAX_HANDSHAKES - inner.handshakes.available_permits();
+        let pending = endpoint::MAX_HANDSHAKES - inner.handshakes.available_permits();
         if pending > RETRY_ABOVE && !incoming.remote_address_validated() && incoming.may_retry() {
             // An error only says that this source was validated meanwhile; it will come again.
             let _ = incoming.retry();
@@ -90,11 +81,6 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             }
         });
     }
-}
-
-/// How many first packets may still be answered.
-fn answers(now: Instant) -> Bucket {
-    Bucket::new(ANSWERS_PER_SECOND, Duration::from_secs(1), ANSWERS_AT_ONCE, now)
 }
 
 /// Dials one address and, where a peer answers, makes the link.
@@ -215,16 +201,31 @@ async fn establish(
         tie,
         since: Instant::now(),
         accepted: role == Role::Accepted,
+        address: link.address().ip(),
     };
-    let verdict = inner.table().insert(peer, entry);
+    let keeps = |peer| inner.trust.may(peer, Right::Place);
+    if keeps(peer) {
+        link.widen();
+    }
+    let verdict = inner.table().insert(peer, entry, keeps);
     match verdict {
-        Verdict::Kept { replaced, crossed } => {
+        Verdict::Kept {
+            replaced,
+            crossed,
+            evicted,
+        } => {
             if let Some(old) = replaced {
                 old.connection.close(DUPLICATE, b"");
             }
+            if let Some(other) = evicted {
+                other.connection.close(FULL, b"");
+            }
+            link.connection.set_max_concurrent_bi_streams(endpoint::tunnels());
             if crossed {
                 tracing::debug!(peer = %peer.short(), "another link to that peer took the first one's place");
-            } else if let Some(more) = COMINGS.pass() {
+            } else if inner.notices().may_speak_of(peer, Instant::now())
+                && let Some(more) = COMINGS.pass()
+            {
                 tracing::info!(peer = %peer.short(), name = ?link.name, address = %link.address(), more, "peer joined");
             }
             inner
@@ -399,20 +400,5 @@ async fn hear_hello(connection: &quinn::Connection) -> Result<(Hello, RecvStream
     match wire::receive(&mut recv).await? {
         Message::Hello(hello) => Ok((hello, recv)),
         _ => Err(WireError::Malformed),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sec_a14_no_more_than_so_many_strangers_are_answered_at_once_and_in_a_second() {
-        let start = Instant::now();
-        let mut answers = answers(start);
-        let mut at = |now| (0..5000).filter(|_| answers.take(1, now).is_ok()).count();
-        assert_eq!(at(start), 256);
-        assert_eq!(at(start + Duration::from_secs(1)), 64);
-        assert_eq!(at(start + Duration::from_secs(3600)), 256);
     }
 }

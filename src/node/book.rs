@@ -68,16 +68,21 @@ impl Book {
         self.entries.iter().map(|e| e.address)
     }
 
-    /// Notes where a peer was met.
-    pub(super) fn met(&mut self, peer: PeerId, address: SocketAddr) {
+    /// Notes where a peer was met. `keeps` says who has a place for sure: others make room, for it and for each other.
+    pub(super) fn met(&mut self, peer: PeerId, address: SocketAddr, keeps: impl Fn(PeerId) -> bool) {
         let entry = Entry { peer, address };
         if self.entries.contains(&entry) {
             return;
         }
         // Another peer at the same address took its place there: a guest's passing identity must not push a device out.
         self.entries.retain(|e| e.peer != peer && e.address != address);
-        if self.entries.len() == MAX_ENTRIES {
-            self.entries.pop_front();
+        if self.entries.len() >= MAX_ENTRIES {
+            let other = self.entries.iter().position(|e| !keeps(e.peer));
+            match other {
+                Some(place) => self.entries.remove(place),
+                None if keeps(peer) => self.entries.pop_front(),
+                None => return,
+            };
         }
         self.entries.push_back(entry);
         self.changed = true;
@@ -109,9 +114,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::open(dir.path()).unwrap();
         let mut book = Book::load(&state);
-        book.met(peer(1).0, peer(9).1);
-        book.met(peer(2).0, peer(2).1);
-        book.met(peer(1).0, peer(1).1);
+        book.met(peer(1).0, peer(9).1, |_| false);
+        book.met(peer(2).0, peer(2).1, |_| false);
+        book.met(peer(1).0, peer(1).1, |_| false);
         book.save(&state);
         let again: Vec<_> = Book::load(&state).addresses().collect();
         assert_eq!(again, [peer(2).1, peer(1).1]);
@@ -125,10 +130,17 @@ mod tests {
         let state = StateDir::open(dir.path()).unwrap();
         let mut book = Book::default();
         for n in 0..=200 {
-            book.met(peer(n).0, peer(n).1);
+            book.met(peer(n).0, peer(n).1, |_| false);
         }
         assert_eq!(book.addresses().count(), MAX_ENTRIES);
         assert_eq!(book.addresses().last(), Some(peer(200).1));
+        // Members are the first ones here: nobody else takes a line of theirs.
+        let member = |peer: PeerId| peer.0[0] < 100;
+        let mut book = Book::default();
+        for n in 0..=200 {
+            book.met(peer(n).0, peer(n).1, member);
+        }
+        assert_eq!(book.addresses().last(), Some(peer(99).1));
         state.write(FILE, b"{").unwrap();
         assert_eq!(Book::load(&state).addresses().count(), 0);
     }

@@ -17,6 +17,9 @@ const BURST: f64 = 32.0;
 /// Where mDNS's word led to nobody, another name at the same address is not believed for so long. A LAN has few addresses:
 /// a flood of names has soon used up those it can claim (FLT-27).
 const EMPTY_FOR: Duration = Duration::from_secs(60);
+/// Ports of one address at which peers were met that are asked again: a device's own, and those of commands on it. Who joins
+/// under a thousand names must not be what all dials are spent on (SEC-A13).
+const MAX_MET_PER_ADDRESS: usize = 4;
 /// Addresses so remembered; a /24 has no more.
 const MAX_EMPTY: usize = 256;
 /// Addresses whose order is remembered.
@@ -87,6 +90,7 @@ impl Dialer {
 
     /// A target became known, or is at other addresses now: it is dialled at once.
     pub(super) fn add(&mut self, target: Target, addresses: Vec<SocketAddr>, now: Instant) {
+        self.make_room(&target);
         let full = self.targets.len() >= MAX_TARGETS;
         let number = addresses
             .iter()
@@ -190,6 +194,23 @@ impl Dialer {
         self.ended(target, true, now);
     }
 
+    /// Of those met at the newcomer's address, forgets the one that is missed, or failed most often.
+    fn make_room(&mut self, newcomer: &Target) {
+        let Target::Met(address) = newcomer else { return };
+        if address.ip().is_loopback() || self.targets.contains_key(newcomer) {
+            return;
+        }
+        let here = |target: &Target| matches!(target, Target::Met(met) if met.ip() == address.ip());
+        let beside = || self.targets.iter().filter(|(target, _)| here(target));
+        if beside().count() < MAX_MET_PER_ADDRESS {
+            return;
+        }
+        let worst = beside().max_by_key(|(_, s)| (s.missed.is_some(), s.failures, Reverse(s.number)));
+        if let Some(worst) = worst.map(|(target, _)| target.clone()) {
+            self.targets.remove(&worst);
+        }
+    }
+
     fn number_of(&mut self, ip: IpAddr) -> u64 {
         if let Some(number) = self.known.get(&ip) {
             return *number;
@@ -283,6 +304,21 @@ mod tests {
             now = next;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn sec_a13_a_thousand_names_at_one_address_are_four_to_dial_and_newcomers_are_found() {
+        let now = Instant::now();
+        let mut dialer = Dialer::new(now);
+        let met = |port| Target::Met(SocketAddr::from(([10, 0, 0, 9], port)));
+        for port in 1..=1000 {
+            dialer.add(met(port), vec![SocketAddr::from(([10, 0, 0, 9], port))], now);
+            dialer.broke(SocketAddr::from(([10, 0, 0, 9], port)), now);
+        }
+        assert_eq!(dialer.targets.len(), MAX_MET_PER_ADDRESS);
+        assert!(dialer.targets.contains_key(&met(1000)), "the newest");
+        dialer.add(found(1), vec![address(1)], now);
+        assert_eq!(dialer.due(now).map(|(target, _)| target), Some(found(1)));
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod rates;
 mod run;
 mod status;
 mod vouching;
+mod whereabouts;
 
 use std::fmt;
 use std::io;
@@ -70,6 +71,8 @@ pub struct NodeConfig {
     pub port: Option<u16>,
     /// Interfaces on which peers are met; `None`: all that look like a LAN.
     pub interfaces: Option<Vec<String>>,
+    /// Whether peers are met on every network that a portable device is carried to.
+    pub anywhere: bool,
     /// Peers to dial without multicast.
     pub peers: Vec<SocketAddr>,
     /// What is lent, to where; its names and limits hold for own lanes as well.
@@ -176,6 +179,7 @@ pub struct Node {
     port: u16,
     links: Links,
     relay: Relay,
+    network: watch::Receiver<Arc<Network>>,
     lanes: watch::Receiver<LaneSet>,
     rates: Rates,
     transfers: Arc<Mutex<control::Transfers>>,
@@ -216,14 +220,22 @@ impl Node {
             Some(fixed) => watch::channel(Arc::new(fixed)).1,
             None => {
                 limiters.limit_wires(rules.borrow().caps(), Instant::now());
-                uplink::watch(seed(&key), rules_receiver, &tasks).await
+                let seen = uplink::watch(seed(&key), rules_receiver, &tasks).await;
+                match config.interfaces {
+                    Some(_) => seen,
+                    None => whereabouts::follow(seen, &config.state, config.anywhere, &tasks),
+                }
             }
         };
         let resolver = Resolver::new(config.relay.names.clone(), &tasks);
-        let relay = Relay::with_resolver(config.relay, resolver.clone(), network.clone(), &tasks);
+        let lent = relay::Config {
+            lend_to_neighbours: config.doors.lend,
+            ..config.relay
+        };
+        let relay = Relay::with_resolver(lent, resolver.clone(), network.clone(), &tasks);
         let rates = Rates::load(&config.state);
         let (resolved, home) = homes::resolve(key.id(), &network.borrow(), &[]);
-        let lends = run::lends(&resolved, &relay, &rates, config.doors);
+        let lends = run::lends(&resolved, &relay, &rates);
         let (offers, offer_receiver) = watch::channel(lends);
         let (home, home_receiver) = watch::channel(home);
         let gate = run::gate(network.clone(), config.interfaces.clone());
@@ -239,7 +251,7 @@ impl Node {
         let port = links.port()?;
         let discovery = DiscoveryConfig {
             port,
-            interfaces: config.interfaces,
+            interfaces: config.interfaces.clone(),
         };
         let (_, found) = Discovery::start(discovery, network.clone(), &tasks)?;
         let mut lanes = Lanes::new(resolver, limiters.clone(), rates.clone());
@@ -251,6 +263,7 @@ impl Node {
             port,
             links: links.clone(),
             relay: relay.clone(),
+            network: network.clone(),
             lanes: lanes.subscribe(),
             rates: rates.clone(),
             transfers: Arc::default(),
@@ -269,6 +282,7 @@ impl Node {
             id: key.id(),
             state: config.state,
             network,
+            interfaces: config.interfaces,
             offers,
             home,
             links,
@@ -323,7 +337,8 @@ impl Node {
     /// Takes over what the owner says now, at once: open tunnels feel new limits, and peers are told what is lent.
     pub async fn reload(&self, live: Live) {
         self.limiters.limit_wires(live.rules.caps(), Instant::now());
-        self.relay.change(live.allow, live.ports, live.limits);
+        self.relay
+            .change(live.allow, live.ports, live.limits, live.doors.lend);
         self.rules.send_replace(live.rules);
         self.doors.send_replace(live.doors);
         // Without a loop the node is stopping, and has nobody to dial any more.

@@ -61,6 +61,8 @@ pub(super) struct Run {
     pub(super) id: PeerId,
     pub(super) state: StateDir,
     pub(super) network: watch::Receiver<Arc<Network>>,
+    /// Those on which peers are met, where the owner names them.
+    pub(super) interfaces: Option<Vec<String>>,
     pub(super) offers: watch::Sender<Lends>,
     pub(super) home: watch::Sender<Home>,
     pub(super) links: Links,
@@ -159,7 +161,8 @@ impl Run {
             LinkEvent::Up(link) => {
                 self.lanes_of(&link);
                 self.vouching.linked(&link);
-                self.book.met(link.peer(), link.address());
+                let keeps = |peer| self.links.trust().may(peer, Right::Place);
+                self.book.met(link.peer(), link.address(), keeps);
                 // Should the link break while multicast does not get through either.
                 let address = link.address();
                 dialer.add(Target::Met(address), vec![address], Instant::now() + LINKED);
@@ -209,6 +212,12 @@ impl Run {
         for link in self.links.all().iter().filter(|l| l.has_moved(&network)) {
             link.abandon("this end has another address now");
         }
+        let only = self.interfaces.as_deref();
+        let mut links = self.links.all();
+        links.retain(|l| network.is_away(l.address().ip(), only));
+        for link in links {
+            link.abandon("this device was carried away from its home network");
+        }
         self.settle();
     }
 
@@ -229,8 +238,7 @@ impl Run {
             .collect();
         let (network, home) = homes::resolve(self.id, &usable, &linked);
         self.lanes.own(&network);
-        let doors = *self.doors.borrow();
-        change(&self.offers, lends(&network, &self.relay, &self.rates, doors));
+        change(&self.offers, lends(&network, &self.relay, &self.rates));
         change(&self.home, home);
     }
 
@@ -323,21 +331,15 @@ fn name_peers(dialer: &mut Dialer, named: &mut Vec<SocketAddr>, now: Vec<SocketA
 }
 
 /// What this device lends, as peers are told: to each what it may borrow.
-pub(super) fn lends(network: &Network, relay: &Relay, rates: &Rates, doors: Doors) -> Lends {
-    let to_members = offers(network, relay, rates);
-    let to_neighbours = if doors.lend {
-        to_members.clone()
-    } else {
-        Vec::new()
-    };
+pub(super) fn lends(network: &Network, relay: &Relay, rates: &Rates) -> Lends {
     Lends {
-        to_neighbours,
-        to_members,
+        to_neighbours: offers(network, relay, rates, Tier::Neighbour),
+        to_members: offers(network, relay, rates, Tier::Member),
     }
 }
 
-fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
-    let lent = relay.offered(network).into_iter();
+fn offers(network: &Network, relay: &Relay, rates: &Rates, tier: Tier) -> Vec<Offer> {
+    let lent = relay.offered(network, tier).into_iter();
     lent.map(|u| Offer {
         id: u.index,
         name: u.name.clone(),
@@ -355,7 +357,7 @@ fn offers(network: &Network, relay: &Relay, rates: &Rates) -> Vec<Offer> {
 
 /// Lets in who is on the LAN.
 pub(super) fn gate(network: watch::Receiver<Arc<Network>>, interfaces: Option<Vec<String>>) -> Gate {
-    Arc::new(move |ip| network.borrow().is_on_link(ip, interfaces.as_deref()))
+    Arc::new(move |from| network.borrow().hears(from, interfaces.as_deref()))
 }
 
 fn dial(links: Links, target: Target, addresses: Vec<SocketAddr>) -> Dial {

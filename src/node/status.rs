@@ -9,6 +9,7 @@ use crate::types::{Rate, hex};
 use super::Node;
 use super::forecast::{Forecast, Part, forecast};
 use super::rates::Way;
+use super::whereabouts;
 
 /// Everything, as it is now.
 pub(super) fn of(node: &Node) -> Status {
@@ -31,6 +32,8 @@ pub(super) fn of(node: &Node) -> Status {
         })
         .collect();
     let lent = node.relay.lent();
+    let mut warnings = node.links.warnings();
+    warnings.extend(whereabouts::warning(&node.network.borrow()));
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         device: api::Device {
@@ -50,7 +53,7 @@ pub(super) fn of(node: &Node) -> Status {
             down: lent.all.down,
             up: lent.all.up,
         },
-        warnings: node.links.warnings(),
+        warnings,
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::io;
 
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// A ClientHello with post-quantum keys has 2 KiB, a request's header as servers limit it 8 KiB.
@@ -16,7 +17,7 @@ const STEP: usize = 2 << 10;
 
 /// What must come first on a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub enum Protocol {
     /// A ClientHello with the host's name.
     Tls,
     /// A request to the host.
@@ -27,7 +28,7 @@ pub(super) enum Protocol {
 
 /// What bytes say so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
     /// Right as far as it goes.
     More,
     /// The protocol, and the host.
@@ -38,20 +39,21 @@ enum Verdict {
 
 impl Protocol {
     /// What is spoken on `port`.
-    pub(super) const fn on(port: u16) -> Self {
+    pub const fn on(port: u16) -> Self {
         match port {
             443 => Self::Tls,
             80 => Self::Http,
             _ => Self::Any,
         }
     }
+}
 
-    fn judge(self, bytes: &[u8], host: &str) -> Verdict {
-        match self {
-            Self::Tls => tls(bytes, host),
-            Self::Http => http(bytes, host),
-            Self::Any => Verdict::Right,
-        }
+/// What `bytes` say, all that came so far: `host` must be as [`check_name`](crate::relay::check_name) gives it.
+pub fn judge(protocol: Protocol, bytes: &[u8], host: &str) -> Verdict {
+    match protocol {
+        Protocol::Tls => tls(&mut Acceptor::default(), bytes, host),
+        Protocol::Http => http(bytes, host),
+        Protocol::Any => Verdict::Right,
     }
 }
 
@@ -67,15 +69,22 @@ where
     if protocol == Protocol::Any {
         return Ok(bytes);
     }
+    // It keeps what it read: each byte is looked at once, in however small pieces they come.
+    let mut acceptor = Acceptor::default();
     loop {
         let mut part = [0; STEP];
         let room = STEP.min(MAX_FIRST - bytes.len());
-        match tunnel.read(&mut part[..room]).await? {
+        let new = match tunnel.read(&mut part[..room]).await? {
             0 if room == 0 => return Err(foreign()),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => bytes.extend_from_slice(&part[..n]),
-        }
-        match protocol.judge(&bytes, host) {
+            n => &part[..n],
+        };
+        bytes.extend_from_slice(new);
+        let verdict = match protocol {
+            Protocol::Tls => tls(&mut acceptor, new, host),
+            other => judge(other, &bytes, host),
+        };
+        match verdict {
             Verdict::Right => return Ok(bytes),
             Verdict::More => {}
             Verdict::Wrong => return Err(foreign()),
@@ -90,86 +99,26 @@ fn foreign() -> io::Error {
     )
 }
 
-/// TLS records (RFC 8446, 5.1) that carry a ClientHello, in one piece or several.
-fn tls(mut bytes: &[u8], host: &str) -> Verdict {
-    const HANDSHAKE: u8 = 22;
-    const MAX_RECORD: usize = 1 << 14;
-    let mut hello: Vec<u8> = Vec::new();
-    loop {
-        match bytes {
-            [] | [HANDSHAKE] | [HANDSHAKE, 3] | [HANDSHAKE, 3, _] | [HANDSHAKE, 3, _, _] => {
-                return Verdict::More;
+/// A ClientHello in as many TLS records as it likes, read by the TLS library as a server would.
+fn tls(acceptor: &mut Acceptor, mut bytes: &[u8], host: &str) -> Verdict {
+    while !bytes.is_empty() {
+        // An error says that it holds more than any ClientHello has.
+        if !matches!(acceptor.read_tls(&mut bytes), Ok(1..)) {
+            return Verdict::Wrong;
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(hello)) => {
+                let name = hello.client_hello().server_name().map(str::to_owned);
+                return match name {
+                    Some(name) if same_host(name.as_bytes(), host) => Verdict::Right,
+                    _ => Verdict::Wrong,
+                };
             }
-            [HANDSHAKE, 3, _, high, low, rest @ ..] => {
-                let len = usize::from(u16::from_be_bytes([*high, *low]));
-                if len == 0 || len > MAX_RECORD {
-                    return Verdict::Wrong;
-                }
-                hello.extend_from_slice(&rest[..len.min(rest.len())]);
-                match hello[..] {
-                    [1, 0, high, low, ref body @ ..] => {
-                        let len = usize::from(u16::from_be_bytes([high, low]));
-                        if let Some(body) = body.get(..len) {
-                            return match server_name(body) {
-                                Some(name) if same_host(name, host) => Verdict::Right,
-                                _ => Verdict::Wrong,
-                            };
-                        }
-                    }
-                    [] | [1] | [1, 0] | [1, 0, _] => {}
-                    _ => return Verdict::Wrong,
-                }
-                bytes = rest.get(len..).unwrap_or_default();
-            }
-            _ => return Verdict::Wrong,
+            Err(_) => return Verdict::Wrong,
         }
     }
-}
-
-/// The host name of a ClientHello's `server_name` extension (RFC 6066, 3).
-fn server_name(hello: &[u8]) -> Option<&[u8]> {
-    const SERVER_NAME: usize = 0;
-    const HOST_NAME: usize = 0;
-    let mut rest = Fields(hello);
-    rest.take(2 + 32)?; // version, random
-    rest.field(1)?; // session
-    rest.field(2)?; // cipher suites
-    rest.field(1)?; // compression
-    let mut extensions = Fields(rest.field(2)?);
-    loop {
-        let kind = extensions.number(2)?;
-        let body = extensions.field(2)?;
-        if kind == SERVER_NAME {
-            let mut list = Fields(Fields(body).field(2)?);
-            return (list.number(1)? == HOST_NAME).then(|| list.field(2))?;
-        }
-    }
-}
-
-/// Fields with their lengths before them, cut from the front of bytes. `None` where they are cut short.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(n)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    /// A big-endian number of so many bytes.
-    fn number(&mut self, bytes: usize) -> Option<usize> {
-        Some(
-            self.take(bytes)?
-                .iter()
-                .fold(0, |number, byte| number << 8 | usize::from(*byte)),
-        )
-    }
-
-    /// What follows a length of so many bytes.
-    fn field(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let len = self.number(bytes)?;
-        self.take(len)
-    }
+    Verdict::More
 }
 
 /// An HTTP/1 request with exactly one `Host` (RFC 9112, 3.2).
@@ -219,6 +168,10 @@ mod tests {
 
     const HOST: &str = "origin.example";
 
+    fn tls(bytes: &[u8]) -> Verdict {
+        judge(Protocol::Tls, bytes, HOST)
+    }
+
     /// What a real TLS client sends first.
     fn client_hello(name: &str) -> Vec<u8> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -245,34 +198,30 @@ mod tests {
         let hello = client_hello(HOST);
         for whole in [hello.clone(), in_records(&hello, 1), in_records(&hello, 100)] {
             for len in 0..whole.len() {
-                assert_eq!(
-                    tls(&whole[..len], HOST),
-                    Verdict::More,
-                    "{len} of {}",
-                    whole.len()
-                );
+                assert_eq!(tls(&whole[..len]), Verdict::More, "{len} of {}", whole.len());
             }
-            assert_eq!(tls(&whole, HOST), Verdict::Right);
-            assert_eq!(tls(&[&whole[..], b"early"].concat(), HOST), Verdict::Right);
+            assert_eq!(tls(&whole), Verdict::Right);
+            assert_eq!(tls(&[&whole[..], b"early"].concat()), Verdict::Right);
         }
-        assert_eq!(tls(&client_hello("ORIGIN.example"), HOST), Verdict::Right);
+        assert_eq!(tls(&client_hello("ORIGIN.example")), Verdict::Right);
     }
 
     #[test]
     fn sec_a8_another_name_no_name_or_no_tls_is_wrong() {
-        assert_eq!(tls(&client_hello("other.example"), HOST), Verdict::Wrong);
-        assert_eq!(tls(&client_hello("sub.origin.example"), HOST), Verdict::Wrong);
-        assert_eq!(tls(&client_hello("192.0.2.1"), HOST), Verdict::Wrong);
+        assert_eq!(tls(&client_hello("other.example")), Verdict::Wrong);
+        assert_eq!(tls(&client_hello("sub.origin.example")), Verdict::Wrong);
+        assert_eq!(tls(&client_hello("192.0.2.1")), Verdict::Wrong);
         for bytes in [
             &b"GET / HTTP/1.1\r\n"[..],
             b"SSH-2.0-x\r\n",
-            &[22, 2],
+            &[22, 2, 0, 0, 1, 1],
             &[22, 3, 1, 0, 0],
             &[22, 3, 1, 0xff, 0xff],
-            &[22, 3, 1, 0, 4, 2],
-            &[23, 3],
+            &[22, 3, 1, 0, 4, 2, 0, 0, 0],
+            &[23, 3, 3, 0, 1, 0],
+            &[21, 3, 3, 0, 2, 1, 0],
         ] {
-            assert_eq!(tls(bytes, HOST), Verdict::Wrong, "{bytes:?}");
+            assert_eq!(tls(bytes), Verdict::Wrong, "{bytes:?}");
         }
     }
 
@@ -344,15 +293,14 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_fall_over(bytes in prop::collection::vec(any::<u8>(), 0..300), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8)) {
-            let _ = tls(&bytes, HOST);
+            let _ = tls(&bytes);
             let _ = http(&bytes, HOST);
             let mut hello = client_hello(HOST);
             for (at, value) in flips {
                 let at = at.index(hello.len());
                 hello[at] = value;
             }
-            let _ = tls(&hello, HOST);
-            let _ = server_name(&bytes);
+            let _ = tls(&hello);
         }
     }
 }

@@ -63,7 +63,11 @@ struct Counter {
 
 /// One open tunnel's place in the books; it counts as open until this is dropped.
 #[derive(Debug)]
-pub(super) struct Entry(Vec<Arc<Counter>>);
+pub(super) struct Entry {
+    rows: Vec<Arc<Counter>>,
+    /// Of this tunnel alone.
+    own: Counter,
+}
 
 impl Ledger {
     /// A tunnel is open.
@@ -76,7 +80,10 @@ impl Ledger {
             counter.open.fetch_add(1, Ordering::Relaxed);
             counter.tunnels.fetch_add(1, Ordering::Relaxed);
         }
-        Entry(counters)
+        Entry {
+            rows: counters,
+            own: Counter::default(),
+        }
     }
 
     /// A request led to nothing.
@@ -110,22 +117,31 @@ impl Ledger {
 impl Entry {
     /// Bytes came from the origin.
     pub(super) fn down(&self, bytes: u64) {
-        for counter in &self.0 {
+        for counter in self.counters() {
             counter.down.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
     /// Bytes went to the origin.
     pub(super) fn up(&self, bytes: u64) {
-        for counter in &self.0 {
+        for counter in self.counters() {
             counter.up.fetch_add(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// What this tunnel has moved so far.
+    pub(super) fn count(&self) -> Count {
+        self.own.now()
+    }
+
+    fn counters(&self) -> impl Iterator<Item = &Counter> {
+        self.rows.iter().map(Arc::as_ref).chain([&self.own])
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        for counter in &self.0 {
+        for counter in &self.rows {
             counter.open.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -170,6 +186,7 @@ mod tests {
         first.down(100);
         second.down(10);
         second.up(5);
+        assert_eq!((second.count().down, second.count().up), (10, 5));
         drop(second);
         ledger.refused(two);
         let lent = ledger.lent();

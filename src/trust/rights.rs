@@ -40,6 +40,8 @@ pub enum Right {
     CarryPlain,
     /// Hear who else is vouched for or put out, and say so.
     Statements,
+    /// Have a place among this device's links and in its memory, however many there are who joined by themselves.
+    Place,
 }
 
 /// Who may do what: the least tier that a right takes. Threats, 1.1.
@@ -53,6 +55,7 @@ pub const RIGHTS: &[(Right, Tier)] = &[
     (Right::BorrowMembersShare, Tier::Member),
     (Right::CarryPlain, Tier::Member),
     (Right::Statements, Tier::Member),
+    (Right::Place, Tier::Member),
 ];
 
 impl Tier {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::types::{LineId, UplinkKind};
-use crate::uplink::{Interface, Network, Seed, Uplink};
+use crate::uplink::{Interface, Lend, Network, Router, Seed, Uplink};
 
 /// The main routing table's number.
 pub(super) const MAIN_TABLE: u32 = 254;
@@ -98,6 +98,23 @@ fn interface(tables: &Tables, link: &Link) -> Interface {
         multicast: link.multicast,
         addresses,
         default_route: tables.routes.iter().any(|r| r.index == link.index),
+        router: router(tables, link.index),
+        away: false,
+    }
+}
+
+/// The router out of that interface, IPv4's if it has both.
+fn router(tables: &Tables, index: u32) -> Router {
+    let routes = tables.routes.iter().filter(|r| r.index == index);
+    let mut gateways: Vec<IpAddr> = routes.filter_map(|r| r.gateway).collect();
+    gateways.sort_unstable();
+    match gateways
+        .iter()
+        .find_map(|gateway| mac_of(tables, index, *gateway))
+    {
+        Some(mac) => Router::Known(gateway_line(mac)),
+        None if gateways.is_empty() => Router::None,
+        None => Router::Unknown,
     }
 }
 
@@ -119,7 +136,7 @@ fn uplink(tables: &Tables, link: &Link, seed: &Seed) -> Option<Uplink> {
         name: link.name.clone(),
         kind: link.kind,
         metered: link.kind == UplinkKind::Cellular,
-        lend: true,
+        lend: Lend::All,
         line: mac.map_or_else(|| own_line(seed, &link.name), gateway_line),
         line_named: false,
         v4: match v4 {

@@ -1,9 +1,9 @@
-//! Which interfaces are the household's: where peers are looked for, and from where they are listened to (G2, G4).
+//! Which interfaces are the household's: where peers are looked for, and from where they are listened to (G2, G3, G4).
 //!
 //! The rule is careful on purpose: announcing on a WAN side or into somebody else's container network is worse than not
 //! finding a peer, for which the owner can name interfaces.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::types::UplinkKind;
 use crate::uplink::{Interface, Network, build};
@@ -69,6 +69,27 @@ impl Network {
         self.lan_interfaces(only).iter().any(near)
     }
 
+    /// Whether what comes from that address comes from the LAN: as [`is_on_link`](Self::is_on_link), and a link-local one by
+    /// one of its interfaces, because it means another host on each. Of an address without a scope nobody knows which.
+    pub fn hears(&self, from: SocketAddr, only: Option<&[String]>) -> bool {
+        let scope = match from {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => v6.scope_id(),
+            _ => 0,
+        };
+        let ours = || self.lan_interfaces(only).iter().any(|i| i.index == scope);
+        (scope == 0 || ours()) && self.is_on_link(from.ip(), only)
+    }
+
+    /// Whether whoever is at `ip` is on a network to which this device was only carried.
+    pub fn is_away(&self, ip: IpAddr, only: Option<&[String]>) -> bool {
+        let near = |i: &Interface| {
+            i.addresses
+                .iter()
+                .any(|(own, len)| build::in_prefix(ip, *own, *len))
+        };
+        self.interfaces.iter().any(|i| i.away && near(i)) && !self.is_on_link(ip, only)
+    }
+
     /// Whether `ip` is one of this device's addresses, on any interface.
     pub fn is_own(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
@@ -94,6 +115,8 @@ pub enum NotLan {
     Public,
     /// It has no private address, or one without room for a neighbour.
     NoAddress,
+    /// This device was carried away from its home network.
+    Away,
     /// The owner named others.
     NotNamed,
 }
@@ -115,6 +138,7 @@ fn why_not(interface: &Interface) -> Option<NotLan> {
             !addresses.iter().any(|(ip, len)| is_household_address(*ip, *len)),
             NotLan::NoAddress,
         ),
+        (interface.away, NotLan::Away),
     ];
     reasons.into_iter().find_map(|(so, why)| so.then_some(why))
 }
@@ -141,6 +165,10 @@ fn is_public_v4(ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
+    use crate::uplink::Router;
+
     use super::*;
 
     fn interface(name: &str, addresses: &[&str]) -> Interface {
@@ -158,6 +186,8 @@ mod tests {
             multicast: name != "lo",
             addresses: addresses.iter().map(parse).collect(),
             default_route: false,
+            router: Router::None,
+            away: false,
         }
     }
 
@@ -300,6 +330,23 @@ mod tests {
         assert!(network.is_on_link("127.0.0.1".parse().unwrap(), Some(&lo)));
         assert!(!network.is_on_link("192.168.1.200".parse().unwrap(), Some(&lo)));
         assert!(!network.is_on_link("fe80::99".parse().unwrap(), Some(&lo)));
+    }
+
+    #[test]
+    fn sec_f1_a_link_local_neighbour_is_heard_by_a_household_interface_only() {
+        let wan = Interface {
+            index: 2,
+            ..interface("wan0", &["203.0.113.7/24", "fe80::7/64"])
+        };
+        let network = Network {
+            interfaces: vec![interface("eth0", &["192.168.1.7/24", "fe80::7/64"]), wan],
+            uplinks: vec![],
+        };
+        let hears =
+            |ip: &str, scope| network.hears(SocketAddrV6::new(ip.parse().unwrap(), 1, 0, scope).into(), None);
+        assert!(hears("fe80::9", 1) && !hears("fe80::9", 2));
+        assert!(network.hears(SocketAddr::from(([192, 168, 1, 9], 1)), None));
+        assert!(hears("::ffff:192.168.1.9", 0) && !hears("::ffff:203.0.113.9", 0));
     }
 
     #[test]

@@ -147,12 +147,29 @@ struct Way {
     /// Whether there is a bucket: what costs nothing to ask where nothing is limited.
     limited: AtomicBool,
     bucket: Mutex<Option<Bucket>>,
+    /// Bytes that have passed, those that do not count left out.
+    moved: AtomicU64,
 }
 
 impl Way {
     fn set(&self, rate: Option<Rate>, now: Instant) {
         *locked(&self.bucket) = rate.map(|rate| Bucket::of(rate, now));
         self.limited.store(rate.is_some(), Ordering::Relaxed);
+    }
+
+    /// How much of `want` may pass now: all of it where there is no limit.
+    fn take(&self, want: usize, now: Instant) -> Result<usize, Instant> {
+        match locked(&self.bucket).as_mut() {
+            // No more than `want`, so it fits.
+            Some(bucket) => bucket
+                .take(want as u64, now)
+                .map(|n| usize::try_from(n).unwrap_or(want)),
+            None => Ok(want),
+        }
+    }
+
+    fn moved(&self, bytes: usize) {
+        self.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     fn is_limited(&self) -> bool {
@@ -191,6 +208,11 @@ impl Limiter {
         self.0.up.set(content(cap.up), now);
         let ahead = cap.down.map_or(0, |rate| rate.as_bits() / 8);
         self.0.ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// What has passed since the beginning, down and up, without what the uncounted streams moved.
+    pub fn moved(&self) -> [u64; 2] {
+        [&self.0.down, &self.0.up].map(|way| way.moved.load(Ordering::Relaxed))
     }
 
     /// How long a connection took to come about: a window smaller than a round trip's worth would cost speed.
@@ -280,6 +302,7 @@ type SetBuffer<S> = fn(&S, usize);
 pub struct Limited<S> {
     inner: S,
     place: Place,
+    counted: bool,
     read: Wait,
     write: Wait,
     set_buffer: Option<SetBuffer<S>>,
@@ -294,11 +317,18 @@ impl<S> Limited<S> {
         Self {
             inner,
             place: Place(limiter),
+            counted: true,
             read: Wait::default(),
             write: Wait::default(),
             set_buffer: None,
             buffer: None,
         }
+    }
+
+    /// The same, left out of [`Limiter::moved`].
+    pub fn uncounted(mut self) -> Self {
+        self.counted = false;
+        self
     }
 
     /// The stream itself.
@@ -348,15 +378,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
             this.share();
         }
         let way = &this.place.0.0.down;
-        if !way.is_limited() {
-            return Pin::new(&mut this.inner).poll_read(cx, buf);
+        let before = buf.filled().len();
+        let result = if way.is_limited() {
+            let want = buf.remaining();
+            let granted = ready!(this.read.poll_take(cx, |now| way.take(want, now)));
+            let result = read_part(&mut this.inner, granted, cx, buf);
+            way.refund(granted - (buf.filled().len() - before));
+            result
+        } else {
+            Pin::new(&mut this.inner).poll_read(cx, buf)
+        };
+        if this.counted {
+            way.moved(buf.filled().len() - before);
         }
-        let granted = ready!(this.read.poll_take(way, buf.remaining(), cx));
-        let mut part = ReadBuf::new(buf.initialize_unfilled_to(granted));
-        let result = Pin::new(&mut this.inner).poll_read(cx, &mut part);
-        let read = part.filled().len();
-        way.refund(granted - read);
-        buf.advance(read);
         result
     }
 }
@@ -365,16 +399,20 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let way = &this.place.0.0.up;
-        if !way.is_limited() {
-            return Pin::new(&mut this.inner).poll_write(cx, data);
-        }
-        let granted = ready!(this.write.poll_take(way, data.len(), cx));
+        let granted = if way.is_limited() {
+            ready!(this.write.poll_take(cx, |now| way.take(data.len(), now)))
+        } else {
+            data.len()
+        };
         let result = Pin::new(&mut this.inner).poll_write(cx, &data[..granted]);
         let written = match &result {
             Poll::Ready(Ok(n)) => (*n).min(granted),
             _ => 0,
         };
         way.refund(granted - written);
+        if this.counted {
+            way.moved(written);
+        }
         result
     }
 
@@ -387,16 +425,34 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Limited<S> {
     }
 }
 
+/// Reads `most` bytes at most.
+pub(crate) fn read_part<S: AsyncRead + Unpin>(
+    from: &mut S,
+    most: usize,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+    let result = Pin::new(from).poll_read(cx, &mut part);
+    let read = part.filled().len();
+    buf.advance(read);
+    result
+}
+
 /// One direction's timer, made when it is first needed.
-#[derive(Default)]
-struct Wait {
+#[derive(Debug, Default)]
+pub(crate) struct Wait {
     timer: Option<Pin<Box<Sleep>>>,
     armed: bool,
 }
 
 impl Wait {
-    /// How much of `want` may pass now: all of it where the limit was lifted meanwhile.
-    fn poll_take(&mut self, way: &Way, want: usize, cx: &mut Context<'_>) -> Poll<usize> {
+    /// Waits until `take` gives something; what it says else is when to ask it again.
+    pub(crate) fn poll_take<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut take: impl FnMut(Instant) -> Result<T, Instant>,
+    ) -> Poll<T> {
         loop {
             if self.armed
                 && let Some(timer) = &mut self.timer
@@ -404,14 +460,8 @@ impl Wait {
                 ready!(timer.as_mut().poll(cx));
                 self.armed = false;
             }
-            let now = tokio::time::Instant::now();
-            let taken = match locked(&way.bucket).as_mut() {
-                Some(bucket) => bucket.take(want as u64, now.into_std()),
-                None => return Poll::Ready(want),
-            };
-            match taken {
-                // No more than `want`, so it fits.
-                Ok(granted) => return Poll::Ready(usize::try_from(granted).unwrap_or(want)),
+            match take(tokio::time::Instant::now().into_std()) {
+                Ok(granted) => return Poll::Ready(granted),
                 Err(at) => self.arm(at.into()),
             }
         }
@@ -571,6 +621,26 @@ mod tests {
         limiters.limit_wires([], tokio::time::Instant::now().into_std());
         near.read_exact(&mut vec![0; 3_000_000]).await.unwrap();
         assert!(start.elapsed().as_secs_f64() - took < 0.1, "it is lifted");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_is_counted_with_and_without_a_limit_but_for_streams_that_do_not_count() {
+        let now = tokio::time::Instant::now().into_std();
+        let cap = Cap {
+            down: Some(Rate::bits(8_000_000)),
+            up: Some(Rate::bits(8_000_000)),
+        };
+        for limiter in [Limiter::default(), Limiter::new(cap, now)] {
+            for counted in [true, false] {
+                let (mut far, near) = tokio::io::duplex(1000);
+                let near = Limited::new(near, limiter.clone());
+                let mut near = if counted { near } else { near.uncounted() };
+                far.write_all(&[1; 300]).await.unwrap();
+                near.read_exact(&mut [0; 300]).await.unwrap();
+                near.write_all(&[1; 20]).await.unwrap();
+            }
+            assert_eq!(limiter.moved(), [300, 20]);
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::types::{LineId, UplinkKind};
 pub use connect::connect;
 pub use lan::NotLan;
 pub use netlink::enumerate;
-pub use rules::{Rule, Rules};
+pub use rules::{Lend, Rule, Rules};
 pub use watch::watch;
 
 /// What makes this device's line ids its own where a gateway has no MAC address to tell lines by. Any stable value of
@@ -45,8 +45,8 @@ pub struct Uplink {
     pub kind: UplinkKind,
     /// Whether bytes may cost money: cellular and tethered interfaces, unless the owner says otherwise ([`Rules`]).
     pub metered: bool,
-    /// Whether peers may use it at all: yes, unless the owner says otherwise ([`Rules`]).
-    pub lend: bool,
+    /// Which peers may use it: all, unless the owner says otherwise ([`Rules`]).
+    pub lend: Lend,
     /// Which line it ends in: lanes of one line add nothing to each other.
     pub line: LineId,
     /// Whether the owner named the line, which nothing that is found out can overrule.
@@ -84,7 +84,7 @@ impl Uplink {
             name: name.into(),
             kind: UplinkKind::Wired,
             metered: false,
-            lend: true,
+            lend: Lend::All,
             line: LineId([0; 8]),
             line_named: false,
             v4: None,
@@ -118,6 +118,22 @@ pub struct Interface {
     pub addresses: Vec<(IpAddr, u8)>,
     /// Whether a default route leads out of it.
     pub default_route: bool,
+    /// Whose network is behind it.
+    pub router: Router,
+    /// This device was carried to a network that is not its home: no peer is met on it.
+    pub away: bool,
+}
+
+/// By what the network behind an interface is known again: the router that leads out of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Router {
+    /// None leads out of it: a cable between devices, or a network that this device itself makes.
+    #[default]
+    None,
+    /// There is one, and it has not shown its MAC address yet.
+    Unknown,
+    /// The one with this line, which its MAC address makes.
+    Known(LineId),
 }
 
 /// One snapshot of interfaces and ways out.

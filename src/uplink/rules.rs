@@ -7,13 +7,25 @@ use crate::types::LineId;
 use crate::uplink::Network;
 use crate::uplink::limit::Cap;
 
+/// Whom an uplink is lent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lend {
+    /// Nobody: it is for this device itself.
+    Nobody,
+    /// Those who may borrow what is kept for the household, even where it is metered.
+    Members,
+    /// Every peer, unless it is metered.
+    #[default]
+    All,
+}
+
 /// One `[[uplink]]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The interface it is about, by name.
     pub interface: String,
-    /// Whether peers may use it. Default: yes.
-    pub lend: bool,
+    /// Which peers may use it. Default: all.
+    pub lend: Lend,
     /// Whether its bytes cost money. Default, `None`: by what kind of interface it is.
     pub metered: Option<bool>,
     /// The most it may carry. Default: unlimited.
@@ -27,7 +39,7 @@ impl Rule {
     pub fn new(interface: &str) -> Self {
         Self {
             interface: interface.into(),
-            lend: true,
+            lend: Lend::All,
             metered: None,
             cap: Cap::default(),
             line: None,
@@ -107,7 +119,7 @@ mod tests {
     fn without_a_rule_nothing_changes() {
         assert_eq!(Rules::default().apply(network()), network());
         let about_another = Rules(vec![Rule {
-            lend: false,
+            lend: Lend::Nobody,
             ..Rule::new("eth1")
         }]);
         assert_eq!(about_another.apply(network()), network());
@@ -121,7 +133,7 @@ mod tests {
                 ..Rule::new("wwan0")
             },
             Rule {
-                lend: false,
+                lend: Lend::Nobody,
                 line: Some(LineId::named("the cable")),
                 ..Rule::new("eth0")
             },
@@ -130,8 +142,14 @@ mod tests {
         let [wwan, eth] = &ruled.uplinks[..] else {
             panic!("two uplinks: {ruled:?}")
         };
-        assert_eq!((wwan.metered, wwan.lend, wwan.line_named), (false, true, false));
-        assert_eq!((eth.metered, eth.lend, eth.line_named), (false, false, true));
+        assert_eq!(
+            (wwan.metered, wwan.lend, wwan.line_named),
+            (false, Lend::All, false)
+        );
+        assert_eq!(
+            (eth.metered, eth.lend, eth.line_named),
+            (false, Lend::Nobody, true)
+        );
         assert_eq!(eth.line, LineId::named("the cable"));
         assert_ne!(eth.line, LineId::named("the mast"));
         assert_eq!(rules.apply(ruled.clone()), ruled);

@@ -204,6 +204,7 @@ fn matters(event: &NetlinkMessage<RouteNetlinkMessage>, gateways: &Gateways) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uplink::Lend;
 
     use std::net::Ipv4Addr;
 
@@ -274,13 +275,13 @@ mod tests {
             gateways: Gateways::default(),
         };
         watcher.publish();
-        assert!(network.borrow().uplinks[0].lend);
+        assert_eq!(network.borrow().uplinks[0].lend, Lend::All);
         let mut other = Rules::default();
-        other.entry(&seen.uplinks[0].name).lend = false;
+        other.entry(&seen.uplinks[0].name).lend = Lend::Nobody;
         rules.send_replace(other);
         next_rules(&mut watcher.rules).await;
         watcher.publish();
-        assert!(!network.borrow().uplinks[0].lend);
+        assert_eq!(network.borrow().uplinks[0].lend, Lend::Nobody);
         rules.send_replace(Rules::default());
         next_rules(&mut watcher.rules).await;
         watcher.publish();

@@ -68,6 +68,7 @@ const fn reason(why: NotLan) -> &'static str {
         NotLan::NoMulticast => "cannot multicast",
         NotLan::Public => "a public address, so a provider's side",
         NotLan::NoAddress => "no private address",
+        NotLan::Away => "another network than this device's home",
         NotLan::NotNamed => "not named in the configuration",
     }
 }
