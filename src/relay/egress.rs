@@ -277,6 +277,8 @@ mod tests {
                 addresses: vec![(ip("2600:1::5"), 128), (ip("9.9.9.10"), 29)],
                 on_link: vec![(ip("2600:1::"), 64)],
                 default_route: true,
+                router: crate::uplink::Router::Unknown,
+                away: false,
             }],
             uplinks: vec![Uplink {
                 gateway: Some(ip("8.8.4.4")),
