@@ -18,10 +18,10 @@ pub(super) async fn run(common: &Common, options: args::Approve, stop: Cancellat
     let Some(device) = options.device else {
         return list(common, stop).await;
     };
-    if options.yes_code.is_none() && !io::stdin().is_terminal() {
+    if !options.yes_code && !io::stdin().is_terminal() {
         eprintln!(
-            "tributary: a person must compare a code, on a terminal; a script that knows it says \
-             `tributary approve {device} --yes-code CODE`"
+            "tributary: a person must compare a code, on a terminal; a script that has read it on the other device pipes it \
+             into `tributary approve {device} --yes-code`"
         );
         return ExitCode::from(USAGE);
     }
@@ -30,7 +30,7 @@ pub(super) async fn run(common: &Common, options: args::Approve, stop: Cancellat
         Ok(client) => client,
         Err(error) => return Refused::of(common, &error).code(),
     };
-    match follow(client, options.yes_code.as_deref(), &stop).await {
+    match follow(client, options.yes_code, &stop).await {
         Ok(text) => {
             println!("{text}");
             ExitCode::SUCCESS
@@ -52,11 +52,7 @@ async fn list(common: &Common, stop: CancellationToken) -> ExitCode {
 }
 
 /// Follows an approval to its end.
-async fn follow(
-    mut client: Client,
-    expected: Option<&str>,
-    stop: &CancellationToken,
-) -> Result<String, Refused> {
+async fn follow(mut client: Client, reads: bool, stop: &CancellationToken) -> Result<String, Refused> {
     let mut answering = OptionFuture::default();
     let broke = |error: ClientError| Refused::Daemon(DAEMON, error.to_string());
     loop {
@@ -68,16 +64,8 @@ async fn follow(
                 }
                 Some(Reply::Compare(Compare::Code { device, code })) => {
                     println!("\n    {}\n", grouped(&code));
-                    match expected {
-                        None => answering = Some(Box::pin(compare(device, stop))).into(),
-                        Some(expected) => {
-                            let same = digits(expected) == digits(&code);
-                            client.answer(Compared { same }).await.map_err(broke)?;
-                            if !same {
-                                return Err(differs());
-                            }
-                        }
-                    }
+                    let answer = compare(device, code, reads, stop);
+                    answering = Some(Box::pin(answer)).into();
                 }
                 Some(Reply::Changed(changed)) => return Ok(said(&changed)),
                 Some(Reply::Failed(failed)) => return Err(Refused::Daemon(failed.code, failed.message)),
@@ -98,10 +86,18 @@ async fn follow(
     }
 }
 
-/// What the person says; `None`: to stop.
-async fn compare(device: Named, stop: &CancellationToken) -> Option<bool> {
-    let question = format!("Is the same code shown on {device}? [y/N] ");
-    typed(&question, stop).await.map(|answer| is_yes(&answer))
+/// What the person says, or whether what is `read` from standard input is the code; `None`: to stop.
+async fn compare(device: Named, code: String, read: bool, stop: &CancellationToken) -> Option<bool> {
+    let question = match read {
+        true => format!("The code that is shown on {device}: "),
+        false => format!("Is the same code shown on {device}? [y/N] "),
+    };
+    let answer = typed(&question, stop).await?;
+    Some(if read {
+        digits(&answer) == digits(&code)
+    } else {
+        is_yes(&answer)
+    })
 }
 
 fn differs() -> Refused {

@@ -193,13 +193,13 @@ vouches for the other once both people said so. Only root and the user that the 
 Examples:
   tributary approve                              Who is here, and who asks
   tributary approve kitchen-pi
-  tributary approve 3fa2 --yes-code 123456       For scripts: only if this is the code")]
+  read_code_of_kitchen_pi | tributary approve kitchen-pi --yes-code")]
 pub(super) struct Approve {
     /// Its name, or the beginning of its id [default: list those who can be approved]
     pub(super) device: Option<String>,
-    /// Say yes without asking if this is the code, and no if it is another
-    #[arg(long, value_name = "CODE", requires = "device")]
-    pub(super) yes_code: Option<String>,
+    /// For scripts: instead of asking, read the other device's code from standard input, and say yes if it is the same
+    #[arg(long, requires = "device")]
+    pub(super) yes_code: bool,
 }
 
 /// `tributary peers`.

@@ -113,6 +113,7 @@ impl Refused {
     pub(super) fn of(common: &Common, error: &ClientError) -> Self {
         let what_to_do = match error {
             ClientError::NotAllowed { .. } => "run it again with sudo",
+            ClientError::Foreign { .. } => "remove it, or name the daemon's own with --socket",
             _ => "start one with `tributary run`",
         };
         let places = daemon::places(common);

@@ -4,14 +4,15 @@
 //! has the same identity after every power cut.
 //!
 //! Invariants: the key file is only readable by its owner and is written whole or not at all; a key that is in use
-//! by another process is never used by this one.
+//! by another process is never used by this one; a key that was copied from another device is not used on this one.
 
+mod board;
 mod crypto;
 mod state;
 mod tls;
 
 pub use crypto::{has_aes, provider};
-pub use state::{StateDir, StateError, write_atomic};
+pub use state::{DAMAGED, StateDir, StateError, write_atomic};
 pub use tls::{ALPN, peer_of_spki, tls_client, tls_server};
 
 use std::fmt;
@@ -23,7 +24,11 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 
 use crate::types::PeerId;
 
+use board::Board;
+
 const KEY_FILE: &str = "identity.key";
+/// What is appended to the name of a key that is another device's.
+const COPIED: &str = "of-another-device";
 
 /// The device's secret key and the id it stands for. Never printed.
 #[derive(Clone)]
@@ -47,9 +52,31 @@ impl DeviceKey {
     /// A file that is not a key (a damaged SD card) is kept as `identity.key.damaged`, and the device gets a new
     /// identity: it must come back after every power cut without anybody's help.
     ///
+    /// A key in a directory that was copied from another device (a cloned SD card) is kept as
+    /// `identity.key.of-another-device`, and this one gets an identity of its own: whom the other one trusts, and who
+    /// trusts it, is not this one's.
+    ///
     /// # Errors
     /// Where the file cannot be read or written. It is then left as it is: what cannot be read now may be a key.
     pub fn load_or_create(state: &StateDir) -> Result<Self, StateError> {
+        Self::load_or_create_on(&Board::here(), state)
+    }
+
+    fn load_or_create_on(board: &Board, state: &StateDir) -> Result<Self, StateError> {
+        if board.is_another(state) {
+            if state.path(KEY_FILE).exists() {
+                let kept = state.set_aside(KEY_FILE, COPIED)?;
+                tracing::error!(
+                    "{} was copied from another device: this one gets a new identity, and nobody trusts it yet (`tributary \
+                     join` or `approve`). The old key is kept as {}; if the other device is gone and this one is to be it, \
+                     stop tributary, rename that file back, remove {} and start again",
+                    state.path(KEY_FILE).display(),
+                    kept.display(),
+                    state.path(board::FILE).display()
+                );
+            }
+            board.take_over(state);
+        }
         let file = match state.read(KEY_FILE) {
             // No key is so large, or a directory.
             Err(StateError::Io { source, .. })
@@ -63,7 +90,7 @@ impl DeviceKey {
             if let Some(key) = Self::from_pkcs8(bytes) {
                 return Ok(key);
             }
-            let kept = state.set_aside(KEY_FILE)?;
+            let kept = state.set_aside(KEY_FILE, DAMAGED)?;
             tracing::error!(
                 "{} was damaged: this device gets a new identity, and to the others it is a new device. The old file is \
                  kept as {}; if you have a backup of it, stop tributary, put it back and start again",
@@ -147,6 +174,23 @@ mod tests {
         }
         ids.dedup();
         assert_eq!(ids.len(), 3);
+    }
+
+    #[test]
+    fn sec_b10_a_copied_directory_gives_another_device_another_identity_and_the_first_one_keeps_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        let on = |serial: &str| {
+            let board = Board::new(Some(serial.into()), Some(b"the card's".to_vec()));
+            DeviceKey::load_or_create_on(&board, &state).unwrap().id()
+        };
+        let first = on("board 1");
+        assert_eq!(first, on("board 1"));
+        let other = on("board 2");
+        assert_ne!(first, other);
+        assert_eq!(other, on("board 2"), "it keeps it");
+        let kept = fs::read(dir.path().join("identity.key.of-another-device")).unwrap();
+        assert_eq!(DeviceKey::from_pkcs8(kept).unwrap().id(), first);
     }
 
     #[test]

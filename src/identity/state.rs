@@ -10,6 +10,9 @@ use nix::fcntl::{Flock, FlockArg};
 /// No state file is larger: what is, is not ours.
 const MAX_STATE_FILE: u64 = 1 << 20;
 
+/// What is appended to the name of a file that is damaged.
+pub const DAMAGED: &str = "damaged";
+
 /// A directory that holds what this device must remember.
 #[derive(Debug)]
 pub struct StateDir {
@@ -106,13 +109,13 @@ impl StateDir {
         Ok(Some(bytes))
     }
 
-    /// Renames a file that is damaged to `NAME.damaged`, over what an earlier one left there; gives its new path.
+    /// Renames a file that is not to be used to `NAME.WHY`, over what an earlier one left there; gives its new path.
     ///
     /// # Errors
     /// Where the file system refuses.
-    pub fn set_aside(&self, name: &str) -> Result<PathBuf, StateError> {
+    pub fn set_aside(&self, name: &str, why: &str) -> Result<PathBuf, StateError> {
         let path = self.path(name);
-        let kept = self.path(&format!("{name}.damaged"));
+        let kept = self.path(&format!("{name}.{why}"));
         let moved = fs::rename(&path, &kept);
         moved.map_err(|source| StateError::Io {
             action: "set aside",

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::identity::{DeviceKey, StateDir, StateError, write_atomic};
+use crate::identity::{DAMAGED, DeviceKey, StateDir, StateError, write_atomic};
 use crate::types::{PeerId, bytes_from_hex, hex};
 
 const FILE: &str = "trust.json";
@@ -129,7 +129,7 @@ impl Trust {
             Some(bytes) => match serde_json::from_slice(&bytes) {
                 Ok(kept) => kept,
                 Err(error) => {
-                    let aside = state.set_aside(FILE)?;
+                    let aside = state.set_aside(FILE, DAMAGED)?;
                     tracing::error!(
                         %error,
                         "{} was damaged: this device trusts nobody until it is vouched for again. The old file is kept as {}",

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::task::Seldom;
 use crate::types::PeerId;
 
 use super::super::sas::{Code, Committed, Sas};
@@ -14,6 +15,9 @@ use super::{Ceremonies, Do, Way, say_look};
 
 /// From the command to the last yes; an asking device is listed as long.
 pub const APPROVE_WITHIN: Duration = Duration::from_secs(120);
+
+/// Any neighbour can ask as often as it likes.
+static ASKS: Seldom = Seldom::new(10, Duration::from_secs(60));
 
 /// How far an approval is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +213,9 @@ impl Ceremonies {
             let until = now + APPROVE_WITHIN;
             near.ask = Some(Ask { commitment, until });
         }
-        tracing::info!(peer = %peer.short(), "a person wants to approve this device: run `tributary approve` here too");
+        if let Some(more) = ASKS.pass() {
+            tracing::info!(peer = %peer.short(), more, "a person wants to approve this device: run `tributary approve` here too");
+        }
         let began_anew = self.approving.as_ref().is_some_and(|a| a.peer == peer);
         if began_anew {
             self.approving = None;

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::task::Seldom;
 use crate::types::PeerId;
 
 use super::super::pake::{Keyed, Pake, Purpose};
@@ -19,6 +20,9 @@ use super::{Ceremonies, Do, Near, Way, say_token};
 const ASK_FOR: Duration = Duration::from_secs(5);
 /// An answer takes milliseconds.
 const JOIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whoever knows a token's id can be refused as often as it likes.
+static REFUSALS: Seldom = Seldom::new(10, Duration::from_secs(60));
 
 /// Why this device has not joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,7 +191,9 @@ impl Ceremonies {
                 say_token(peer, id, Step::Done),
             ],
             Err(why) => {
-                tracing::warn!(peer = %peer.short(), ?why, "a device came with a token that does not let it in");
+                if let Some(more) = REFUSALS.pass() {
+                    tracing::warn!(peer = %peer.short(), ?why, more, "a device came with a token that does not let it in");
+                }
                 vec![say_token(peer, id, Step::No(why))]
             }
         }

@@ -55,8 +55,9 @@ impl Ceremonies {
             Step::Answer(point, tag) => self.confirm(peer, &point, &tag, now),
             Step::Confirm(tag) => self.confirmed(peer, &tag),
             Step::No(why) => {
-                self.idle(peer);
-                tracing::info!(peer = %peer.short(), ?why, "not of one passphrase");
+                if !matches!(self.idle(peer), State::Idle) {
+                    tracing::info!(peer = %peer.short(), ?why, "not of one passphrase");
+                }
                 Vec::new()
             }
             Step::Ready | Step::Done => Vec::new(),

@@ -1,3 +1,5 @@
+//! The key exchange: honest ends, whatever may differ between them, and what a guesser finds out.
+
 use ring::digest::{SHA256, digest};
 
 use super::*;

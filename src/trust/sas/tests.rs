@@ -1,3 +1,5 @@
+//! The code: honest ends, whatever may differ between them, and who sits in the middle.
+
 use super::*;
 
 fn seeded(n: u64) -> [u8; 32] {
