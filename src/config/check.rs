@@ -38,7 +38,7 @@ const PORT: &str = "a number from 1 to 65535";
 const INTERFACE: &str = "an interface's name as `ip link` shows it, such as \"wlan0\"";
 const YES_NO: &str = "true or false";
 const LEND: &str = "true, false or \"members\"";
-const FILE: &str = "a file's path that begins with /";
+const FILE: &str = "a file's path that begins with /, or \"\" for none";
 pub(super) const PASSPHRASE: &str = "a text of 8 to 256 bytes, the same on every device of the household";
 const CIDR: &str = "an address with a prefix, such as \"203.0.113.0/24\"";
 
@@ -127,15 +127,18 @@ impl Check<'_> {
             }
         }
         if let Some(words) = self.secret("trust.passphrase", &said.passphrase) {
-            trust.passphrase = Some(words);
+            trust.passphrase = Some(words).filter(|words| !words.is_empty());
         }
-        let fits = |path: &str| path.starts_with('/');
+        let fits = |path: &str| path.is_empty() || path.starts_with('/');
         let key = "trust.passphrase_file";
         if let Some(path) = self.text(key, &said.passphrase_file, FILE, fits) {
-            trust.passphrase_file = Some(path.into());
+            trust.passphrase_file = (!path.is_empty()).then(|| path.into());
         }
-        if let (Some(_), Some(second)) = (&said.passphrase, &said.passphrase_file) {
-            let why = "found beside trust.passphrase; allowed: one of the two".to_owned();
+        let both = trust.passphrase.is_some() && trust.passphrase_file.is_some();
+        let second = said.passphrase_file.as_ref().or(said.passphrase.as_ref());
+        if let Some(second) = second.filter(|_| both) {
+            let why =
+                "found both trust.passphrase and trust.passphrase_file; allowed: one of the two".to_owned();
             let wrong = self.source.wrong(second.span().start, key, why);
             self.wrongs.push(wrong);
         }
@@ -145,9 +148,10 @@ impl Check<'_> {
     fn secret(&mut self, key: &str, said: &Said) -> Option<String> {
         let said = said.as_ref()?;
         match said.get_ref() {
-            Written::Text(text) if is_passphrase(text) => Some(text.clone()),
+            Written::Text(text) if text.is_empty() || is_passphrase(text) => Some(text.clone()),
             _ => {
-                let why = format!("what stands there is not shown here; allowed: {PASSPHRASE}");
+                let why =
+                    format!("what stands there is not shown here; allowed: {PASSPHRASE}, or \"\" for none");
                 let wrong = self.source.wrong(said.span().start, key, why);
                 self.wrongs.push(wrong);
                 None

@@ -280,6 +280,7 @@ mod tests {
     use crate::lane::DialError;
     use crate::lane::Target;
     use crate::lane::Tunnel;
+    use crate::trust::Tier;
     use crate::types::PeerId;
 
     #[derive(Debug)]
@@ -300,7 +301,7 @@ mod tests {
         let mut info = LaneInfo {
             id: LaneId(id),
             peer: (id >= 10).then_some(PeerId([1; 32])),
-            tier: None,
+            tier: (id >= 10).then_some(Tier::Neighbour),
             owner: format!("owner-{id}"),
             uplink: "up0".into(),
             kind: UplinkKind::Wired,
@@ -414,12 +415,16 @@ mod tests {
     }
 
     #[test]
-    fn http_19_lent_lanes_carry_plain_http_only_with_a_digest() {
-        let lanes = [lane(1, |_| {}), lane(10, |_| {})];
+    fn http_19_neighbours_lanes_carry_plain_http_only_with_a_digest_and_members_do_without() {
+        let lanes = [
+            lane(1, |_| {}),
+            lane(10, |_| {}),
+            lane(11, |info| info.tier = Some(Tier::Member)),
+        ];
         let mut plain = job("http://a.example/");
-        assert_eq!(used(&lanes, &plain), [1]);
+        assert_eq!(used(&lanes, &plain), [1, 11]);
         plain.sha256 = Some([0; 32]);
-        assert_eq!(used(&lanes, &plain), [1, 10]);
+        assert_eq!(used(&lanes, &plain), [1, 10, 11]);
         plain.pool = false;
         assert_eq!(used(&lanes, &plain), [1]);
     }

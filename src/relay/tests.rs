@@ -654,3 +654,44 @@ async fn sec_a9_each_address_of_a_name_that_is_tried_is_a_dial_of_its_own() {
         "four were made, of six"
     );
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(10_000))]
+
+    /// What is asked of the resolver is the record: nothing is resolved before the rights were looked at, and no name of
+    /// this network is public, so that nothing is dialled either.
+    #[test]
+    fn prop_6_nothing_that_a_neighbour_asks_for_gets_further_than_its_rights(
+        uplinks in proptest::collection::vec((0..3u8, proptest::bool::ANY), 1..5),
+        lent in proptest::collection::vec(proptest::sample::select(vec![22u16, 80, 443, 445, 8080]), 0..4),
+        asked in (proptest::sample::select(vec![0u16, 22, 80, 443, 445, 8080, 65535]), 0..8u32),
+        door: bool,
+    ) {
+        let resolved = Arc::new(AtomicBool::new(false));
+        let uplink = |(n, (lend, metered)): (usize, &(u8, bool))| Uplink {
+            lend: [Lend::Nobody, Lend::Members, Lend::All][usize::from(*lend)],
+            metered: *metered,
+            ..uplink(n as u32, "wan")
+        };
+        let network = Network {
+            interfaces: vec![],
+            uplinks: uplinks.iter().enumerate().map(uplink).collect(),
+        };
+        let config = Config { ports: lent.clone(), lend_to_neighbours: door, ..Config::default() };
+        let record = Arc::clone(&resolved);
+        let resolver = Resolver::with_lookup(Names::new(), move |_| {
+            record.store(true, Ordering::Relaxed);
+            Box::pin(async { Ok(vec![IpAddr::from([10, 0, 0, 1])]) })
+        });
+        let (_, receiver) = watch::channel(Arc::new(network.clone()));
+        let (port, index) = asked;
+        let reached = tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+            let relay = Relay::with_resolver(config, resolver, receiver, &Tasks::new());
+            relay.reach(NEIGHBOUR, &Open { uplink: index, ..open(port) }).await
+        });
+        proptest::prop_assert!(reached.is_err());
+        let its = network.uplinks.get(index as usize).is_some_and(|u| u.lend == Lend::All && !u.metered);
+        let right = door && its && [80, 443].contains(&port) && lent.contains(&port);
+        proptest::prop_assert_eq!(resolved.load(Ordering::Relaxed), right);
+    }
+}

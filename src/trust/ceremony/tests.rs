@@ -2,6 +2,8 @@
 
 mod world;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::trust::guesses::OF_ALL;
 use crate::trust::words::No;
@@ -451,4 +453,99 @@ fn links_are_bounded_and_what_is_said_without_one_is_nothing() {
         .device(a)
         .heard(id(500), &ready, Standing::Stranger, Instant::now());
     assert_eq!(todo, []);
+}
+
+/// What a neighbour that knows no secret can say: halves and proofs of a guess, what it heard, and noise.
+#[derive(Clone, Debug)]
+enum Forged {
+    Half,
+    Answer { proven: bool },
+    Confirm { proven: bool },
+    Echo(usize),
+    Plain(Words),
+}
+
+fn forged() -> impl Strategy<Value = Forged> {
+    let noise = prop_oneof![
+        Just(Step::Ready),
+        Just(Step::Done),
+        Just(Step::No(No::Wrong)),
+        any::<[u8; 32]>().prop_map(Step::Open),
+        any::<([u8; 32], [u8; 32])>().prop_map(|(point, tag)| Step::Answer(point, tag)),
+        any::<[u8; 32]>().prop_map(Step::Confirm),
+    ];
+    let look = prop_oneof![
+        any::<[u8; 32]>().prop_map(Look::Commit),
+        any::<[u8; 32]>().prop_map(Look::Reveal),
+        Just(Look::Yes),
+        Just(Look::No),
+    ];
+    prop_oneof![
+        1 => Just(Forged::Half),
+        1 => any::<bool>().prop_map(|proven| Forged::Answer { proven }),
+        1 => any::<bool>().prop_map(|proven| Forged::Confirm { proven }),
+        2 => (0..8usize).prop_map(Forged::Echo),
+        2 => noise.clone().prop_map(|step| Forged::Plain(Words::Passphrase(step))),
+        2 => noise.prop_map(|step| Forged::Plain(Words::Token(token(1).id(), step))),
+        2 => look.prop_map(|look| Forged::Plain(Words::Approve(look))),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+    #[test]
+    fn prop_6_no_words_of_a_neighbour_without_a_secret_get_it_vouched_for(
+        all in prop::collection::vec((any::<bool>(), forged()), 1..6),
+        swapped: bool,
+        doing in 0..4u8,
+    ) {
+        // Who has the smaller id plays another part.
+        let [me, peer] = if swapped { [id(2), id(1)] } else { [id(1), id(2)] };
+        let channel = [7; 32];
+        let (ours, theirs) = (Ends { me, peer, channel }, Ends { me: peer, peer: me, channel });
+        let now = Instant::now();
+        let mut victim = Ceremonies::new(Some(Secret::new(PASSPHRASE.to_vec())));
+        victim.invite(token(1), true, VALID, now);
+        let mut done = victim.linked(ours, Standing::Stranger);
+        match doing {
+            // It comes with a token, which the neighbour has not; it waits for its person's yes.
+            1 => done.extend(victim.join(token(2), now).unwrap()),
+            2 => done.extend(victim.approve(peer, [9; 32], now).unwrap()),
+            _ => {}
+        }
+        let mut heard: Vec<Words> = Vec::new();
+        for (by_token, forged) in all {
+            heard.extend(done.iter().filter_map(|d| match d {
+                Do::Say(_, words) => Some(*words),
+                _ => None,
+            }));
+            let purpose = if by_token { Purpose::Token(token(1).id()) } else { Purpose::Passphrase };
+            let step = |step| if by_token { Words::Token(token(1).id(), step) } else { Words::Passphrase(step) };
+            let half = heard.iter().rev().find_map(|words| match words {
+                Words::Passphrase(Step::Open(p) | Step::Answer(p, _)) if !by_token => Some(*p),
+                Words::Token(_, Step::Open(p) | Step::Answer(p, _)) if by_token => Some(*p),
+                _ => None,
+            });
+            let guess = || Pake::new(b"a wrong guess", purpose, &theirs);
+            let tag = |proven: bool, pake: Pake| match half.filter(|_| proven) {
+                Some(half) => pake.finish(&half).map_or([0; 32], |keyed| keyed.tag()),
+                None => [0; 32],
+            };
+            let words = match forged {
+                Forged::Half => step(Step::Open(guess().point())),
+                Forged::Answer { proven } => {
+                    let pake = guess();
+                    let point = pake.point();
+                    step(Step::Answer(point, tag(proven, pake)))
+                }
+                Forged::Confirm { proven } => step(Step::Confirm(tag(proven, guess()))),
+                Forged::Echo(n) if !heard.is_empty() => heard[n % heard.len()],
+                Forged::Echo(_) => step(Step::Ready),
+                Forged::Plain(words) => words,
+            };
+            done = victim.heard(peer, &words.bytes(), Standing::Stranger, now);
+            prop_assert!(!done.iter().any(|d| matches!(d, Do::Vouch { .. })), "{words:?}: {done:?}");
+        }
+    }
 }
