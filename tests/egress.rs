@@ -364,7 +364,7 @@ fn sec_a8_other_ports_see_no_syn_and_other_first_bytes_never_reach_the_origin() 
             let mut got = vec![0; expected];
             let read = stream.read_exact(&mut got);
             // Whoever waits for a reset need not wait any longer.
-            ended.send(()).unwrap();
+            let _ = ended.send(());
             read.map(|()| got).map_err(|error| error.kind())
         });
         let first = &first;
@@ -418,12 +418,12 @@ fn sec_a9_ten_thousand_dials_leave_no_faster_than_a_neighbour_may_dial() {
             (opened, began.elapsed().as_secs_f64())
         });
         let left = syns.seen().len();
-        let most = f64::from(share) * (16.0 + 4.0 * took);
+        let most = f64::from(share) * (32.0 + 4.0 * took);
         figure(format_args!(
             "SEC-A9: {DIALS} dials of {identities} neighbour(s) in {took:.1} s: {left} SYN, {most:.0} allowed"
         ));
         assert!(
-            left >= 16 && left as f64 <= most.ceil(),
+            left >= 32 && left as f64 <= most.ceil(),
             "{left} SYN, {most} allowed"
         );
         assert_eq!(left, opened);

@@ -33,7 +33,8 @@ pub struct Limits {
     pub dial_burst: u64,
     /// Dials of one peer a second, in the long run. Default 8: near a transfer's end leases become short.
     pub dials: u64,
-    /// Dials of one neighbour at once, after a pause. Default 16: what it may have open.
+    /// Dials of one neighbour at once, after a pause. Default 32, as a member: with 16 a second small download waited for
+    /// leave to dial (1 MB over three lines by the daemon: 500 ms instead of 340).
     pub neighbour_dial_burst: u64,
     /// Dials of one neighbour a second, in the long run. Default 4.
     pub neighbour_dials: u64,
@@ -56,7 +57,7 @@ impl Default for Limits {
             tunnels: 64,
             dial_burst: 32,
             dials: 8,
-            neighbour_dial_burst: 16,
+            neighbour_dial_burst: 32,
             neighbour_dials: 4,
             neighbours_per_day: ByteSize(20_000_000_000),
             destinations: 256,
@@ -336,11 +337,6 @@ mod tests {
         assert_eq!(entered(&mut gate, |n| member(1000 + n)), 32);
         gate.leave(neighbour(0));
         gate.leave(member(1000));
-        assert_eq!(
-            gate.enter(neighbour(2000), now),
-            Err(Full),
-            "its dials are used up"
-        );
         let later = now + 60 * SECOND;
         assert_eq!(gate.enter(neighbour(2000), later), Ok(()));
         assert_eq!(gate.enter(neighbour(2001), later), Err(Full));
@@ -351,9 +347,13 @@ mod tests {
     fn a_neighbour_that_becomes_a_member_has_a_members_dials_at_once() {
         let (mut gate, now) = gate(Limits::default());
         let dials = |gate: &mut Gate, who| (0..100).filter(|_| gate.dial(who, now).is_ok()).count();
-        assert_eq!(dials(&mut gate, neighbour(1)), 16);
-        assert_eq!(dials(&mut gate, member(1)), 32);
-        assert_eq!(dials(&mut gate, neighbour(1)), 16, "and back");
+        assert_eq!(dials(&mut gate, neighbour(1)), 32);
+        assert_eq!(
+            dials(&mut gate, member(1)),
+            32,
+            "although it had used up a neighbour's"
+        );
+        assert_eq!(dials(&mut gate, member(1)), 0);
     }
 
     #[test]
@@ -413,7 +413,7 @@ mod tests {
                 }
             }
             assert!(
-                (50..=share * (16 + 4 * 10)).contains(&left),
+                (50..=share * (32 + 4 * 10)).contains(&left),
                 "{left} dials of {identities} in 10 s"
             );
             // Members find theirs all the same.
