@@ -20,9 +20,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tributary::identity::DeviceKey;
-use tributary::link::{Home, Lends, LinkConfig, LinkEvent, Links};
+use tributary::link::{Home, Lends, Link, LinkConfig, LinkEvent, Links};
 use tributary::task::Tasks;
-use tributary::trust::Trust;
+use tributary::trust::{Ends, Look, Sas, Trust, Words};
 use tributary::types::{PeerId, sha256_from_hex};
 
 /// Two members of one passphrase know that they are within this, and whoever is put out has lost its link.
@@ -392,7 +392,10 @@ fn sec_b9_whoever_is_put_out_is_out_at_once_everywhere_and_an_old_vouch_brings_n
         tier(cat, ann) == "neighbour" && tier(bob, ann) == "member"
     });
     assert_eq!(tier(cat, bob), "neighbour", "the old vouch came back with ann");
-    fails(&run(ann, &["forget", "cat"]), REFUSED, "is a neighbour");
+    // Its link breaks with that, and comes again.
+    wait_for("there is nothing to forget", SOON, || {
+        run(ann, &["forget", "cat"]).stderr.contains("is a neighbour")
+    });
 
     // A lost device is blocked by its id on any member.
     run(cat, &["join", &invite(ann, &[])]).ok();
@@ -553,22 +556,47 @@ async fn in_between(ends: [Half<'_>; 2], stop: CancellationToken) -> usize {
         let Some(LinkEvent::Up(link)) = events.recv().await else {
             panic!("{address} has no link with who wants to be in between");
         };
-        halves.push((link, events, (links, tunnels)));
+        halves.push((link, events, (key.id(), links, tunnels)));
     }
     let (mut second, mut first) = (halves.pop().unwrap(), halves.pop().unwrap());
     let mut passed = 0;
     loop {
-        let (event, to) = tokio::select! {
+        let (event, from, to) = tokio::select! {
             () = stop.cancelled() => break,
-            Some(event) = first.1.recv() => (event, &second.0),
-            Some(event) = second.1.recv() => (event, &first.0),
+            Some(event) = first.1.recv() => (event, &first, &second.0),
+            Some(event) = second.1.recv() => (event, &second, &first.0),
         };
-        if let LinkEvent::Ceremony { words, .. } = event {
+        let LinkEvent::Ceremony { words, .. } = event else {
+            continue;
+        };
+        let Some(Words::Approve(look)) = Words::read(&words) else {
             passed += usize::from(to.say(words));
+            continue;
+        };
+        for answer in with_a_code_of_its_own(&from.0, from.2.0, look) {
+            from.0.say(Words::Approve(answer).bytes());
         }
     }
     tasks.stop(SOON).await;
     passed
+}
+
+/// A reveal that is passed on fits no commitment: so it takes part with each of the two for itself.
+fn with_a_code_of_its_own(link: &Link, me: PeerId, look: Look) -> Vec<Look> {
+    let ends = Ends {
+        me,
+        peer: link.peer(),
+        channel: link.exporter(b"EXPORTER-tributary-1-vouching").unwrap(),
+    };
+    let nonce = [7; 32];
+    match look {
+        Look::Commit(_) => vec![
+            Look::Commit(Sas::new(nonce, ends).commitment()),
+            Look::Reveal(nonce),
+        ],
+        Look::Reveal(_) | Look::Yes => vec![Look::Yes],
+        Look::No => Vec::new(),
+    }
 }
 
 #[test]
@@ -624,6 +652,7 @@ fn sec_a2_whoever_is_in_between_for_real_gets_nothing_in_any_way_of_vouching() {
             "vouch: with somebody in between the codes are {} and {}",
             codes[0], codes[1]
         ));
+        assert_ne!(codes[0], codes[1]);
         for (approval, other) in approvals.iter_mut().zip(codes.iter().rev()) {
             approval.say(other);
             assert_eq!(approval.process.wait(SOON).status.code(), REFUSED);
@@ -638,5 +667,5 @@ fn sec_a2_whoever_is_in_between_for_real_gets_nothing_in_any_way_of_vouching() {
     figure(format_args!(
         "vouch: {passed} steps were passed on from one to the other"
     ));
-    assert!(passed >= 8, "{passed} steps were passed on: that was no attack");
+    assert!(passed >= 4, "{passed} steps were passed on: that was no attack");
 }
