@@ -244,6 +244,7 @@ fn network(number: u8, uplink: String) -> Network {
         point_to_point: false,
         multicast: true,
         addresses: vec![(Ipv4Addr::LOCALHOST.into(), 8)],
+        on_link: Vec::new(),
         default_route: false,
         router: Router::None,
         away: false,

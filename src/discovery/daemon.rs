@@ -81,7 +81,7 @@ impl Session {
         faces: &[Face],
         prefixes: &[(IpAddr, u8)],
     ) -> Result<Self, DiscoveryError> {
-        let (daemon, sieve) = Sieve::around(ServiceDaemon::new, prefixes);
+        let (daemon, sieve) = Sieve::around(started, prefixes);
         let daemon = daemon?;
         let begun = begin(&daemon, announcement, faces);
         if begun.is_err() {
@@ -137,6 +137,16 @@ impl Session {
             Err(_) => true,
         }
     }
+}
+
+/// The library's thread, once it has made its sockets, in a millisecond or so: it only then listens to commands.
+fn started() -> Result<ServiceDaemon, DiscoveryError> {
+    let daemon = ServiceDaemon::new()?;
+    let listens = daemon.status()?.recv_timeout(ANSWER);
+    if listens.is_err() {
+        tracing::debug!("the mDNS thread takes its time: its sockets may not be filtered");
+    }
+    Ok(daemon)
 }
 
 fn begin(
@@ -263,6 +273,7 @@ mod tests {
             point_to_point: false,
             multicast: name != "lo",
             addresses: addresses.iter().map(parse).collect(),
+            on_link: Vec::new(),
             default_route: false,
             router: Router::None,
             away: false,

@@ -408,6 +408,7 @@ mod tests {
                 point_to_point: false,
                 multicast: true,
                 addresses: vec![([192, 168, 1, 7].into(), 24)],
+                on_link: Vec::new(),
                 default_route: true,
                 router: Router::None,
                 away: false,

@@ -201,7 +201,7 @@ impl ClientCertVerifier for RawKeyVerifier {
 mod tests {
     use std::io;
 
-    use rustls::{ClientConnection, ServerConnection};
+    use rustls::{ClientConnection, ServerConfig, ServerConnection};
 
     use super::*;
 
@@ -264,6 +264,77 @@ mod tests {
         assert!(RawKeyVerifier::check_key(&CertificateDer::from(good), &chain).is_err());
     }
 
+    #[test]
+    fn sec_a4_an_older_tls_is_refused_by_both_ends() {
+        let (a, _, b) = three();
+        let verifier = Arc::new(RawKeyVerifier::new(&crypto::provider()));
+        let mut old = rustls::ClientConfig::builder_with_provider(crypto::provider())
+            .with_protocol_versions(&[&version::TLS12])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_no_client_auth();
+        old.alpn_protocols = vec![ALPN.to_vec()];
+        assert!(handshake(old, tls_server(&b).unwrap()).is_err());
+
+        let resolver = rustls::server::AlwaysResolvesServerRawPublicKeys::new(
+            certified(&b, &crypto::provider()).unwrap(),
+        );
+        let mut old = ServerConfig::builder_with_provider(crypto::provider())
+            .with_protocol_versions(&[&version::TLS12])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(resolver));
+        old.alpn_protocols = vec![ALPN.to_vec()];
+        assert!(handshake(tls_client(&a).unwrap(), old).is_err());
+    }
+
+    #[test]
+    fn sec_a4_no_ticket_is_given_and_no_early_data_taken_so_each_link_proves_its_key_anew() {
+        let (a, _, b) = three();
+        let mut asks = tls_client(&a).unwrap();
+        asks.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        asks.enable_early_data = true;
+        let server = Arc::new(tls_server(&b).unwrap());
+        for _ in 0..2 {
+            let (client, server) = handshake(asks.clone(), ServerConfig::clone(&server)).unwrap();
+            assert_eq!(client.tls13_tickets_received(), 0);
+            assert_eq!(client.handshake_kind(), Some(rustls::HandshakeKind::Full));
+            assert_eq!(server.handshake_kind(), Some(rustls::HandshakeKind::Full));
+            assert!(!client.is_early_data_accepted());
+        }
+        assert_eq!(server.max_early_data_size, 0);
+    }
+
+    #[test]
+    fn sec_a4_many_keys_large_ones_and_certificates_are_no_identity() {
+        let (a, _, b) = three();
+        let signing = certified(&a, &crypto::provider()).unwrap().key.clone();
+        let own = CertificateDer::from([&SPKI_PREFIX[..], &a.id().0[..]].concat());
+        let x509 = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+        let x509 = rcgen::CertificateParams::new(vec!["x509.invalid".into()])
+            .unwrap()
+            .self_signed(&x509)
+            .unwrap();
+        let large = CertificateDer::from([own.as_ref(), &[0; 60_000][..]].concat());
+        for chain in [
+            vec![own.clone(); 50],
+            vec![large],
+            vec![x509.der().clone()],
+            vec![],
+        ] {
+            let shown = Arc::new(CertifiedKey::new(chain, signing.clone()));
+            let mut client = tls_client(&a).unwrap();
+            client.client_auth_cert_resolver = Arc::new(
+                rustls::client::AlwaysResolvesClientRawPublicKeys::new(Arc::clone(&shown)),
+            );
+            assert!(handshake(client, tls_server(&b).unwrap()).is_err());
+            let mut server = tls_server(&b).unwrap();
+            server.cert_resolver = Arc::new(rustls::server::AlwaysResolvesServerRawPublicKeys::new(shown));
+            assert!(handshake(tls_client(&a).unwrap(), server).is_err());
+        }
+    }
+
     fn three() -> (DeviceKey, DeviceKey, DeviceKey) {
         let key = || DeviceKey::ephemeral().unwrap();
         (key(), key(), key())
@@ -278,7 +349,7 @@ mod tests {
 
     fn handshake(
         client: rustls::ClientConfig,
-        server: rustls::ServerConfig,
+        server: ServerConfig,
     ) -> Result<(ClientConnection, ServerConnection), io::Error> {
         let name = ServerName::try_from("peer.invalid").unwrap();
         let mut client = ClientConnection::new(Arc::new(client), name).map_err(io::Error::other)?;

@@ -13,9 +13,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Answered in a second. What goes to an address that does not exist waits 3 s for its ARP in our socket's buffer: 5,000
 /// spoofed ones a second filled that, and the peers' packets waited behind them (FLT-32).
 const PER_SECOND: u64 = 64;
-/// And at once: thirty devices that start together send each other a hundred.
+/// And at once: thirty devices that start together send each other two hundred.
 const AT_ONCE: u64 = 256;
-/// To one source. A device dials another once, and again where it is at several addresses or its packet was lost.
+/// To one source. A device dials another once, which takes two, and again where it is at several addresses or its packet
+/// was lost.
 const TO_ONE_PER_SECOND: u64 = 4;
 const TO_ONE_AT_ONCE: u64 = 32;
 /// Sources remembered; more at once is a flood of spoofed ones, which [`PER_SECOND`] bounds.

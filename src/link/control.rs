@@ -11,12 +11,12 @@ use quinn::{RecvStream, SendStream, VarInt};
 use tokio::sync::{mpsc, watch};
 
 use crate::task::Seldom;
-use crate::trust::{Right, Signed, Tier};
+use crate::trust::{Right, Signed, Tier, Trust, TrustError};
 use crate::types::PeerId;
 use crate::uplink::limit::Bucket;
 
 use super::session::{LEAVING, PROTOCOL};
-use super::wire::{self, Message, Refusal, WireError};
+use super::wire::{self, Home, Message, Offer, Refusal, WireError};
 use super::{Incoming, Inner, Lends, Link, LinkEvent};
 
 /// The peer's tier fell: what it may do now is agreed on anew. The reason is the statement that says so.
@@ -101,24 +101,33 @@ async fn hear(inner: &Inner, link: &Arc<Link>, mut recv: RecvStream) -> WireErro
     let mut steps = Bucket::new(STEPS_PER_SECOND, Duration::from_secs(1), STEPS_AT_ONCE, now);
     let mut news = Bucket::new(NEWS_PER_SECOND, Duration::from_secs(1), NEWS_AT_ONCE, now);
     loop {
-        match wire::receive(&mut recv).await {
-            Ok(Message::Offers(offers)) => {
+        let message = match wire::receive(&mut recv).await {
+            Ok(message) => message,
+            Err(error) => return error,
+        };
+        match effect(link.tier(), message) {
+            Effect::Lends(offers) => {
                 if changes(&link.offers, offers) && !pass_on(inner, link, &mut news).await {
                     return WireError::Malformed;
                 }
             }
-            Ok(Message::Home(home)) => {
+            Effect::Home(home) => {
                 if changes(&link.home, home) && !pass_on(inner, link, &mut news).await {
                     return WireError::Malformed;
                 }
             }
-            Ok(Message::Statements(statements)) => {
+            Effect::Believe(statements) => {
                 if let Err(until) = tellings.take(1, Instant::now()) {
                     tokio::time::sleep_until(until.into()).await;
                 }
-                hear_statements(inner, link.peer, statements).await;
+                let (trust, peer) = (inner.trust.clone(), link.peer);
+                // To check signatures and to write the file takes a Pi a while.
+                let heard = inner.tasks.blocking(move || believe(&trust, peer, &statements));
+                if let Ok(Err(error)) = heard.await {
+                    tracing::error!(%error, "what members say of each other cannot be kept: it is forgotten at the next start");
+                }
             }
-            Ok(Message::Ceremony(words)) => {
+            Effect::Step(words) => {
                 if steps.take(1, Instant::now()).is_err() {
                     return WireError::Malformed;
                 }
@@ -132,15 +141,61 @@ async fn hear(inner: &Inner, link: &Arc<Link>, mut recv: RecvStream) -> WireErro
                     return WireError::Malformed;
                 }
             }
-            Ok(Message::Bye) => {
+            Effect::Leaves => {
                 link.offers.send_replace(Vec::new());
                 let _ = inner.events.send(LinkEvent::Changed(link.peer)).await;
             }
-            Ok(Message::Unknown(kind)) => tracing::trace!(kind, "skipped a message of a later version"),
-            Ok(Message::Hello(_)) => return WireError::Malformed,
-            Err(error) => return error,
+            Effect::Nothing => {}
+            Effect::Breach => return WireError::Malformed,
         }
     }
+}
+
+/// What a message comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Effect {
+    /// The peer lends this now.
+    Lends(Vec<Offer>),
+    /// Its own traffic ends there.
+    Home(Home),
+    /// These statements are looked at, and believed as far as [`Trust::hear`] lets them.
+    Believe(Vec<Vec<u8>>),
+    /// A step of a ceremony goes to whoever knows of it.
+    Step(Vec<u8>),
+    /// Nothing new goes to it.
+    Leaves,
+    /// It is of a later version, or not for it to say.
+    Nothing,
+    /// The link ends.
+    Breach,
+}
+
+/// The one place that decides what a peer of that tier can bring about by a message.
+fn effect(tier: Tier, message: Message) -> Effect {
+    match message {
+        Message::Offers(offers) if tier.may(Right::CarryProven) => Effect::Lends(offers),
+        Message::Home(home) if tier.may(Right::Link) => Effect::Home(home),
+        Message::Statements(statements) if tier.may(Right::Statements) => Effect::Believe(statements),
+        // That it leaves, if anything: that is one.
+        Message::Statements(mut statements) => {
+            statements.truncate(1);
+            Effect::Believe(statements)
+        }
+        Message::Ceremony(words) if tier.may(Right::AskForVouch) => Effect::Step(words),
+        Message::Bye => Effect::Leaves,
+        Message::Unknown(kind) => {
+            tracing::trace!(kind, "skipped a message of a later version");
+            Effect::Nothing
+        }
+        Message::Offers(_) | Message::Home(_) | Message::Ceremony(_) => Effect::Nothing,
+        Message::Hello(_) => Effect::Breach,
+    }
+}
+
+/// Takes over what a peer says of others, as far as it may.
+fn believe(trust: &Trust, peer: PeerId, statements: &[Vec<u8>]) -> Result<bool, TrustError> {
+    let signed = statements.iter().filter_map(|bytes| Signed::read(bytes));
+    trust.hear(peer, signed.collect())
 }
 
 /// Takes over what the peer says now; false where it is what it said before.
@@ -224,25 +279,6 @@ async fn tell_statements(inner: &Inner, link: &Link, send: &mut SendStream) -> R
     Ok(())
 }
 
-/// Takes over what a peer says of others, as far as it may. Of one that may not, only its own leave is looked at.
-async fn hear_statements(inner: &Inner, peer: PeerId, mut statements: Vec<Vec<u8>>) {
-    if !inner.trust.may(peer, Right::Statements) {
-        statements.truncate(1);
-    }
-    let trust = inner.trust.clone();
-    // To check signatures and to write the file takes a Pi a while.
-    let heard = inner.tasks.blocking(move || {
-        let signed = statements
-            .iter()
-            .filter_map(|bytes| Signed::read(bytes))
-            .collect();
-        trust.hear(peer, signed)
-    });
-    if let Ok(Err(error)) = heard.await {
-        tracing::error!(%error, "what members say of each other cannot be kept: it is forgotten at the next start");
-    }
-}
-
 /// Ends a link whose peer may do less than before, with the word for it.
 fn fall(inner: &Inner, link: &Link, tier: Tier) {
     tracing::info!(peer = %link.peer.short(), name = ?link.name, "the peer is {tier} now");
@@ -283,5 +319,157 @@ async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
                 incoming.refuse(Refusal::Busy).await;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use crate::identity::DeviceKey;
+    use crate::trust::{Said, Statement};
+    use crate::types::{LineId, UplinkKind};
+
+    use super::super::wire::Hello;
+    use super::*;
+
+    /// A device that has a member, a neighbour that means it no good, and somebody else.
+    struct House {
+        me: DeviceKey,
+        member: DeviceKey,
+        neighbour: DeviceKey,
+        other: DeviceKey,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let [me, member, neighbour, other] = std::array::from_fn(|_| DeviceKey::ephemeral().unwrap());
+            Self {
+                me,
+                member,
+                neighbour,
+                other,
+            }
+        }
+
+        fn trust(&self) -> Trust {
+            let trust = Trust::none(&self.me);
+            trust.vouch(self.member.id(), true).unwrap();
+            trust
+        }
+
+        fn key(&self, n: usize) -> &DeviceKey {
+            [&self.me, &self.member, &self.neighbour, &self.other][n % 4]
+        }
+    }
+
+    /// What a neighbour may send: all kinds of messages, with statements of its own, of others that it recorded, and forged.
+    #[derive(Clone, Debug)]
+    enum Sent {
+        Offers(u32),
+        Home,
+        Bye,
+        Hello,
+        Unknown(u16),
+        Ceremony(Vec<u8>),
+        Statements(Vec<(usize, usize, Said, u32, Option<usize>)>),
+    }
+
+    fn sent() -> impl Strategy<Value = Sent> {
+        let said = prop_oneof![
+            any::<bool>().prop_map(|may_vouch| Said::Vouch { may_vouch }),
+            any::<bool>().prop_map(|block| Said::Revoke { block }),
+        ];
+        // Statements that the member or the device itself never made are forged: a byte of them is another one.
+        let statement = (0..4usize, 0..4usize, said, 0..5u32, prop::option::of(0..200usize));
+        prop_oneof![
+            1 => (0..40u32).prop_map(Sent::Offers),
+            1 => Just(Sent::Home),
+            1 => Just(Sent::Bye),
+            1 => Just(Sent::Hello),
+            1 => any::<u16>().prop_map(Sent::Unknown),
+            1 => prop::collection::vec(any::<u8>(), 0..64).prop_map(Sent::Ceremony),
+            6 => prop::collection::vec(statement, 0..4).prop_map(Sent::Statements),
+        ]
+    }
+
+    fn message(sent: Sent, house: &House) -> Message {
+        let offer = |id| Offer {
+            id,
+            name: "wan0".into(),
+            line: LineId([1; 8]),
+            kind: UplinkKind::Wired,
+            metered: false,
+            down: None,
+        };
+        match sent {
+            Sent::Offers(n) => Message::Offers((0..n).map(offer).collect()),
+            Sent::Home => Message::Home(Home::default()),
+            Sent::Bye => Message::Bye,
+            Sent::Hello => Message::Hello(Hello {
+                name: "again".into(),
+                session: 1,
+                uplinks: vec![],
+            }),
+            Sent::Unknown(kind) => Message::Unknown(kind),
+            Sent::Ceremony(words) => Message::Ceremony(words),
+            Sent::Statements(all) => {
+                let bytes = |(by, subject, said, epoch, flip): (usize, usize, Said, u32, Option<usize>)| {
+                    let subject = house.key(subject).id();
+                    let statement = Statement { subject, said, epoch };
+                    let mut bytes = Signed::new(statement, house.key(by)).unwrap().bytes().to_vec();
+                    if let Some(at) = flip {
+                        let at = at % bytes.len();
+                        bytes[at] ^= 1;
+                    }
+                    bytes
+                };
+                Message::Statements(all.into_iter().map(bytes).collect())
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn prop_6_no_messages_of_a_neighbour_bring_about_what_is_a_members_right(
+            all in prop::collection::vec(sent(), 1..8)
+        ) {
+            thread_local!(static HOUSE: House = House::new());
+            HOUSE.with(|house| {
+                let trust = house.trust();
+                let (before, peer) = (trust.view(), house.neighbour.id());
+                for sent in all {
+                    match effect(trust.tier(peer), message(sent, house)) {
+                        Effect::Believe(statements) => {
+                            prop_assert!(statements.len() <= 1, "one signature is looked at, not {}", statements.len());
+                            believe(&trust, peer, &statements).unwrap();
+                        }
+                        Effect::Breach => break,
+                        // What these come to is a neighbour's right, or decided elsewhere.
+                        Effect::Lends(_) | Effect::Home(_) | Effect::Step(_) | Effect::Leaves | Effect::Nothing => {}
+                    }
+                    prop_assert_eq!(trust.tier(peer), Tier::Neighbour);
+                    prop_assert_eq!(&trust.view(), &before, "who is trusted has changed");
+                }
+                let told = trust.last_word(peer).is_none_or(|word| word.signer() == peer);
+                prop_assert!(told, "it is told more than that it left itself");
+                Ok(())
+            })?;
+        }
+    }
+
+    #[test]
+    fn sec_a11_a_question_for_what_there_is_to_be_had_is_answered_with_nothing_whoever_asks() {
+        for tier in [Tier::Neighbour, Tier::Member] {
+            for kind in 0..u16::MAX {
+                let known = matches!(kind, 1..=6);
+                if !known {
+                    let message = wire::decode(kind, b"any cache frame").unwrap();
+                    assert_eq!(effect(tier, message), Effect::Nothing, "{kind}");
+                }
+            }
+        }
     }
 }

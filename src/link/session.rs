@@ -35,8 +35,6 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(25);
 /// A peer that says nothing after its handshake only holds a place (SEC-A15).
 const HELLO_WITHIN: Duration = Duration::from_secs(3);
-/// Above this many handshakes under way, a source must first prove its address (SEC-A14).
-const RETRY_ABOVE: usize = 16;
 /// A whole household may come or go at once and be seen to; a peer that flaps must not fill the log.
 static COMINGS: Seldom = Seldom::new(40, Duration::from_secs(600));
 /// TLS's alert where the two ends have no protocol in common (RFC 7301).
@@ -54,9 +52,9 @@ pub(super) async fn accept(inner: Arc<Inner>) {
             incoming.ignore();
             continue;
         }
-        let pending = endpoint::MAX_HANDSHAKES - inner.handshakes.available_permits();
-        if pending > RETRY_ABOVE && !incoming.remote_address_validated() && incoming.may_retry() {
-            // An error only says that this source was validated meanwhile; it will come again.
+        // Whoever has not shown that it is where it says gets one small packet, and costs nothing: to answer more would
+        // carry a flood on to whom it names (SEC-F2), and keep what nobody asked for.
+        if !incoming.remote_address_validated() && incoming.may_retry() {
             let _ = incoming.retry();
             continue;
         }

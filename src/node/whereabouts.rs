@@ -265,6 +265,7 @@ mod tests {
                 .map(|cidr| cidr.split_once('/').unwrap())
                 .map(|(ip, length)| (ip.parse().unwrap(), length.parse().unwrap()))
                 .collect(),
+            on_link: vec![],
             default_route: *router != Router::None,
             router: *router,
             away: false,

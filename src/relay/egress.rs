@@ -64,11 +64,14 @@ pub struct Surroundings {
 impl Surroundings {
     /// From a snapshot. Interfaces that are down count too: what they had may still be known to others.
     pub fn of(network: &Network) -> Self {
-        let addresses = network
-            .interfaces
-            .iter()
-            .flat_map(|i| i.addresses.iter().copied());
-        Self::new(addresses, network.uplinks.iter().filter_map(|u| u.gateway))
+        let addresses = network.interfaces.iter().flat_map(|i| &i.addresses);
+        let gateways = network.uplinks.iter();
+        let gateways = gateways.flat_map(|u| u.gateway.iter().chain(&u.gateway_addresses));
+        let mut new = Self::new(addresses.copied(), gateways.copied());
+        let routes = network.interfaces.iter().flat_map(|i| &i.on_link);
+        new.on_link
+            .extend(routes.map(|(ip, prefix)| Cidr::around(canonical(*ip), *prefix)));
+        new
     }
 
     /// From addresses with their prefixes, and gateways.
@@ -175,6 +178,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::uplink::{Interface, Uplink};
 
     fn ip(text: &str) -> IpAddr {
         text.parse()
@@ -255,6 +259,47 @@ mod tests {
             ] {
                 assert!(is_public(ip(&wrapped)).is_err(), "{wrapped} passed");
             }
+        }
+    }
+
+    #[test]
+    fn sec_a6_whatever_a_route_or_an_alias_says_is_near_is_refused_however_public_it_looks() {
+        let network = Network {
+            interfaces: vec![Interface {
+                index: 2,
+                name: "eth0".into(),
+                kind: crate::types::UplinkKind::Wired,
+                up: true,
+                loopback: false,
+                point_to_point: false,
+                multicast: true,
+                // As by DHCPv6: the network is announced by the router alone.
+                addresses: vec![(ip("2600:1::5"), 128), (ip("9.9.9.10"), 29)],
+                on_link: vec![(ip("2600:1::"), 64)],
+                default_route: true,
+                router: crate::uplink::Router::Unknown,
+                away: false,
+            }],
+            uplinks: vec![Uplink {
+                gateway: Some(ip("8.8.4.4")),
+                gateway_addresses: vec![ip("2600:2::1"), ip("8.8.4.4")],
+                ..Uplink::fixture(2, "eth0")
+            }],
+        };
+        let around = Surroundings::of(&network);
+        let why = |text: &str| Filter::default().check(ip(text), &around).err();
+        for (text, expected) in [
+            ("2600:1::5", Why::Own),
+            ("2600:1::6", Why::OnLink),
+            ("9.9.9.11", Why::OnLink),
+            ("64:ff9b::9.9.9.11", Why::OnLink),
+            ("8.8.4.4", Why::Gateway),
+            ("2600:2::1", Why::Gateway),
+        ] {
+            assert_eq!(why(text), Some(expected), "{text}");
+        }
+        for text in ["2600:1:0:1::6", "9.9.9.16", "8.8.8.8"] {
+            assert_eq!(why(text), None, "{text}");
         }
     }
 

@@ -40,6 +40,7 @@ fn network() -> Network {
         point_to_point: false,
         multicast: false,
         addresses: vec![([127, 0, 0, 1].into(), 8)],
+        on_link: Vec::new(),
         default_route: false,
         router: Router::None,
         away: false,

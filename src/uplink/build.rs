@@ -49,6 +49,14 @@ pub(super) struct DefaultRoute {
     pub(super) table: u32,
 }
 
+/// A route to a network that begins at the interface itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OnLink {
+    pub(super) index: u32,
+    pub(super) network: IpAddr,
+    pub(super) prefix: u8,
+}
+
 /// A resolved neighbour: who has this address on that link.
 #[derive(Clone, Debug)]
 pub(super) struct Neighbour {
@@ -63,6 +71,7 @@ pub(super) struct Tables {
     pub(super) links: Vec<Link>,
     pub(super) addresses: Vec<Address>,
     pub(super) routes: Vec<DefaultRoute>,
+    pub(super) on_link: Vec<OnLink>,
     pub(super) neighbours: Vec<Neighbour>,
 }
 
@@ -81,13 +90,10 @@ pub(super) fn build(tables: &Tables, seed: &Seed) -> Network {
 }
 
 fn interface(tables: &Tables, link: &Link) -> Interface {
-    let on_link = tables
-        .addresses
-        .iter()
-        .filter(|a| a.index == link.index && a.usable);
-    let mut addresses: Vec<(IpAddr, u8)> = on_link.map(|a| (a.ip, a.prefix)).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
+    let own = tables.addresses.iter();
+    let own = own.filter(|a| a.index == link.index && a.usable);
+    let routes = tables.on_link.iter();
+    let routes = routes.filter(|r| r.index == link.index && !link.point_to_point);
     Interface {
         index: link.index,
         name: link.name.clone(),
@@ -96,7 +102,8 @@ fn interface(tables: &Tables, link: &Link) -> Interface {
         loopback: link.loopback,
         point_to_point: link.point_to_point,
         multicast: link.multicast,
-        addresses,
+        addresses: sorted(own.map(|a| (a.ip, a.prefix))),
+        on_link: sorted(routes.map(|r| (r.network, r.prefix))),
         default_route: tables.routes.iter().any(|r| r.index == link.index),
         router: router(tables, link.index),
         away: false,
@@ -116,6 +123,13 @@ fn router(tables: &Tables, index: u32) -> Router {
         None if gateways.is_empty() => Router::None,
         None => Router::Unknown,
     }
+}
+
+fn sorted(networks: impl Iterator<Item = (IpAddr, u8)>) -> Vec<(IpAddr, u8)> {
+    let mut networks: Vec<_> = networks.collect();
+    networks.sort_unstable();
+    networks.dedup();
+    networks
 }
 
 fn uplink(tables: &Tables, link: &Link, seed: &Seed) -> Option<Uplink> {
@@ -325,6 +339,7 @@ mod tests {
                 address(3, "192.168.2.9/24"),
             ],
             routes: vec![route(3, "192.168.2.1", 600), route(2, "192.168.1.1", 100)],
+            on_link: vec![],
             neighbours: vec![neighbour(2, "192.168.1.1", ROUTER)],
         }
     }
@@ -442,11 +457,43 @@ mod tests {
             links: vec![wan],
             addresses: vec![address(5, "203.0.113.2/32")],
             routes: vec![route(5, "", 0)],
+            on_link: vec![OnLink {
+                index: 5,
+                network: [0, 0, 0, 0].into(),
+                prefix: 1,
+            }],
             neighbours: vec![],
         };
         let network = build(&tables, &SEED);
+        assert_eq!(
+            network.interfaces[0].on_link,
+            [],
+            "half of the world is no neighbour"
+        );
         assert_eq!(network.uplinks[0].v4, Some([203, 0, 113, 2].into()));
         assert_eq!(network.uplinks[0].gateway, None);
+    }
+
+    #[test]
+    fn sec_a6_a_network_that_a_router_announces_is_on_link_without_an_address_in_it() {
+        let mut tables = home();
+        let announced = OnLink {
+            index: 2,
+            network: "2600:1::".parse().unwrap(),
+            prefix: 64,
+        };
+        tables.on_link = vec![announced, announced];
+        let network = build(&tables, &SEED);
+        let of = |index| {
+            network
+                .interfaces
+                .iter()
+                .find(|i| i.index == index)
+                .unwrap()
+                .on_link
+                .clone()
+        };
+        assert_eq!((of(2), of(3)), (vec![(announced.network, 64)], vec![]));
     }
 
     #[test]

@@ -232,6 +232,7 @@ mod tests {
             links: vec![link],
             addresses: vec![],
             routes: vec![route],
+            on_link: vec![],
             neighbours: if seen { vec![neighbour] } else { vec![] },
         }
     }

@@ -185,6 +185,7 @@ mod tests {
             point_to_point: false,
             multicast: name != "lo",
             addresses: addresses.iter().map(parse).collect(),
+            on_link: Vec::new(),
             default_route: false,
             router: Router::None,
             away: false,

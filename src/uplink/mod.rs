@@ -116,6 +116,9 @@ pub struct Interface {
     pub multicast: bool,
     /// Addresses with their prefix length, sorted. Tentative and failed IPv6 addresses are left out.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Networks that routes lead to by this interface without a gateway, sorted: those of its addresses, and where a router
+    /// announces one as on-link, others. Empty for a point-to-point link, on which nobody else is.
+    pub on_link: Vec<(IpAddr, u8)>,
     /// Whether a default route leads out of it.
     pub default_route: bool,
     /// Whose network is behind it.

@@ -13,7 +13,7 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use crate::uplink::build::{self, Address, DefaultRoute, Link, Neighbour, Tables};
+use crate::uplink::build::{self, Address, DefaultRoute, Link, Neighbour, OnLink, Tables};
 use crate::uplink::{Network, Seed, UplinkError, kind};
 
 /// The kernel answers in well under a millisecond; this only ends a wait for an answer that was lost.
@@ -31,7 +31,14 @@ pub async fn enumerate(seed: Seed) -> Result<Network, UplinkError> {
 
 /// The kernel's tables as they are now.
 pub(super) async fn tables() -> Result<Tables, UplinkError> {
-    let (links, addresses, routes) = ask(async |handle| dump(&handle).await).await?;
+    let (links, addresses, all) = ask(async |handle| dump(&handle).await).await?;
+    let (mut routes, mut on_link) = (Vec::new(), Vec::new());
+    for route in all {
+        match route {
+            Route::Default(route) => routes.push(route),
+            Route::OnLink(route) => on_link.push(route),
+        }
+    }
     // Apart, for where only this is refused (an emulated kernel ends the conversation over it): without neighbours lines
     // are told apart by device and interface, which is worse but works.
     let neighbours = ask(async |handle| {
@@ -47,6 +54,7 @@ pub(super) async fn tables() -> Result<Tables, UplinkError> {
         links: classified,
         addresses,
         routes,
+        on_link,
         neighbours,
     })
 }
@@ -63,22 +71,16 @@ async fn ask<T>(what: impl AsyncFnOnce(Handle) -> Result<T, UplinkError>) -> Res
     answered.await.map_err(|_| UplinkError::Timeout(ANSWER_LIMIT))?
 }
 
-async fn dump(handle: &Handle) -> Result<(Vec<RawLink>, Vec<Address>, Vec<DefaultRoute>), UplinkError> {
+async fn dump(handle: &Handle) -> Result<(Vec<RawLink>, Vec<Address>, Vec<Route>), UplinkError> {
     let links = collect("links", handle.link().get().execute(), |m| raw_link(&m)).await?;
     let addresses = collect("addresses", handle.address().get().execute(), |m| address(&m)).await?;
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    let mut routes = collect("IPv4 routes", handle.route().get(v4).execute(), |m| {
-        default_routes(&m)
-    })
-    .await?;
+    let mut all = collect("IPv4 routes", handle.route().get(v4).execute(), |m| routes(&m)).await?;
     // A kernel without IPv6 refuses this one, and has no such routes.
-    let v6 = collect("IPv6 routes", handle.route().get(v6).execute(), |m| {
-        default_routes(&m)
-    })
-    .await;
-    routes.extend(v6.unwrap_or_default());
-    Ok((links, addresses, routes))
+    let v6 = collect("IPv6 routes", handle.route().get(v6).execute(), |m| routes(&m)).await;
+    all.extend(v6.unwrap_or_default());
+    Ok((links, addresses, all))
 }
 
 /// Reads a table to its end, keeping what `pick` makes of its messages.
@@ -180,6 +182,40 @@ fn address(message: &AddressMessage) -> Option<Address> {
         prefix: message.header.prefix_len,
         usable: !has(AddressHeaderFlags::Tentative) && !has(AddressHeaderFlags::Dadfailed),
         secondary: has(AddressHeaderFlags::Deprecated) || has(AddressHeaderFlags::Secondary),
+    })
+}
+
+/// A route that matters here.
+enum Route {
+    Default(DefaultRoute),
+    OnLink(OnLink),
+}
+
+fn routes(message: &RouteMessage) -> Vec<Route> {
+    let defaults = default_routes(message).into_iter().map(Route::Default);
+    defaults.chain(on_link(message).map(Route::OnLink)).collect()
+}
+
+/// A route to a network that needs no gateway; nothing for any other route.
+fn on_link(message: &RouteMessage) -> Option<OnLink> {
+    let header = &message.header;
+    if header.destination_prefix_length == 0 || header.kind != RouteType::Unicast {
+        return None;
+    }
+    let (mut index, mut network) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(oif) => index = Some(*oif),
+            RouteAttribute::Destination(to) => network = ip(to),
+            RouteAttribute::MultiPath(_) => return None,
+            other if gateway(other).is_some() => return None,
+            _ => {}
+        }
+    }
+    Some(OnLink {
+        index: index?,
+        network: network?,
+        prefix: header.destination_prefix_length,
     })
 }
 
@@ -295,6 +331,32 @@ mod tests {
         assert_eq!((found[0].index, found[0].metric, found[0].table), (2, 100, 51820));
         assert_eq!(found[0].gateway, Some([192, 168, 1, 1].into()));
         assert_eq!(found[0].source, Some([192, 168, 1, 7].into()));
+    }
+
+    #[test]
+    fn sec_a6_a_route_without_a_gateway_leads_to_neighbours() {
+        let to = RouteAttribute::Destination(RouteAddress::Inet([192, 0, 2, 0].into()));
+        let of = |attributes: &[RouteAttribute], prefix| {
+            let mut message = route([std::slice::from_ref(&to), attributes].concat());
+            message.header.destination_prefix_length = prefix;
+            message
+        };
+        let found = on_link(&of(&[RouteAttribute::Oif(2)], 24)).unwrap();
+        assert_eq!(
+            (found.index, found.network, found.prefix),
+            (2, [192, 0, 2, 0].into(), 24)
+        );
+        let by = RouteAttribute::Gateway(RouteAddress::Inet([192, 168, 1, 1].into()));
+        let mut local = of(&[RouteAttribute::Oif(1)], 32);
+        local.header.kind = RouteType::Local;
+        for other in [
+            of(&[RouteAttribute::Oif(2), by], 24),
+            of(&[RouteAttribute::Oif(2)], 0),
+            of(&[], 24),
+            local,
+        ] {
+            assert!(on_link(&other).is_none(), "{other:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Those who mean harm, or are merely strange: floods of mDNS and of QUIC handshakes, and peers that speak as they like.
 
-#![expect(
+#![allow(
+    dead_code,
     unreachable_pub,
     clippy::unwrap_used,
-    reason = "a module of tests: its helpers fail them"
+    reason = "a module of tests: its helpers fail them, and each file uses a part of it"
 )]
 
 use std::io;
@@ -66,6 +67,15 @@ pub fn endpoint(key: &DeviceKey, alpn: &[u8], answers: bool) -> quinn::Endpoint 
     let mut endpoint =
         quinn::Endpoint::new(quinn::EndpointConfig::default(), server, socket, runtime).unwrap();
     endpoint.set_default_client_config(dialling(key, alpn));
+    endpoint
+}
+
+/// An endpoint of somebody new, that only dials, on this socket.
+pub fn endpoint_on(socket: std::net::UdpSocket) -> quinn::Endpoint {
+    let key = DeviceKey::ephemeral().unwrap();
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let mut endpoint = quinn::Endpoint::new(quinn::EndpointConfig::default(), None, socket, runtime).unwrap();
+    endpoint.set_default_client_config(dialling(&key, tributary::identity::ALPN));
     endpoint
 }
 
@@ -146,24 +156,85 @@ pub fn handshakes(
     let client = dialling(&key, tributary::identity::ALPN);
     let config = Arc::new(quinn::EndpointConfig::default());
     let mut endpoint = quinn_proto::Endpoint::new(config, None, false, None);
-    let mut first = Vec::new();
-    for _ in 0..DISTINCT {
-        let now = Instant::now();
-        let connection = endpoint.connect(now, client.clone(), target.into(), "peer.invalid");
-        let (_, mut connection) = connection.map_err(io::Error::other)?;
-        let mut packet = Vec::new();
-        let _ = connection.poll_transmit(now, 1, &mut packet);
-        first.push(packet);
-    }
-    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?;
-    raw.set_header_included_v4(true)?;
-    let to = SocketAddr::from(target).into();
+    let first: Vec<_> = (0..DISTINCT)
+        .map(|_| first_packet(&mut endpoint, &client, target))
+        .collect();
     flood(per_second, end, sent, |n| {
         let source = Ipv4Addr::new(10, 77, 0, 100 + (n % 150) as u8);
         let port = 1024 + (n / 150 % 60_000) as u16;
         let packet = &first[n as usize % DISTINCT];
-        raw.send_to(&datagram(SocketAddrV4::new(source, port), target, packet), &to)
+        spoof(SocketAddrV4::new(source, port), target, packet)
     })
+}
+
+/// The first packet of a real peer's handshake with `target`.
+pub fn initial(target: SocketAddrV4) -> Vec<u8> {
+    let client = dialling(&DeviceKey::ephemeral().unwrap(), tributary::identity::ALPN);
+    let config = Arc::new(quinn::EndpointConfig::default());
+    let mut endpoint = quinn_proto::Endpoint::new(config, None, false, None);
+    first_packet(&mut endpoint, &client, target)
+}
+
+fn first_packet(
+    endpoint: &mut quinn_proto::Endpoint,
+    client: &quinn::ClientConfig,
+    target: SocketAddrV4,
+) -> Vec<u8> {
+    let now = Instant::now();
+    let connection = endpoint.connect(now, client.clone(), target.into(), "peer.invalid");
+    let (_, mut connection) = connection.unwrap();
+    let mut packet = Vec::new();
+    let _ = connection.poll_transmit(now, 1, &mut packet);
+    packet
+}
+
+/// Sends a datagram as if another host had.
+pub fn spoof(from: SocketAddrV4, to: SocketAddrV4, payload: &[u8]) -> io::Result<usize> {
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255)))?;
+    raw.set_header_included_v4(true)?;
+    raw.send_to(&datagram(from, to, payload), &SocketAddr::from(to).into())
+}
+
+/// What makes a QUIC endpoint that answers everybody answer at once: a version that nobody speaks, a real first packet, and
+/// a packet of a connection that does not exist.
+pub fn quic_probes(target: SocketAddrV4) -> Vec<Vec<u8>> {
+    let mut unknown = vec![
+        0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8, 1, 2, 3, 4, 5, 6, 7, 8, 8, 1, 2, 3, 4, 5, 6, 7, 8,
+    ];
+    unknown.resize(1200, 0);
+    let mut of_nothing = vec![0x5a; 200];
+    of_nothing[0] = 0x40;
+    vec![unknown, initial(target), of_nothing]
+}
+
+/// Asks who is there, as a resolver without multicast would.
+pub const WHO_IS_THERE: &[u8] = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\x0a_tributary\x04_udp\x05local\0\0\x0c\0\x01";
+
+/// Sends each of these to `target` from a port of its own; how many bytes came back in `patience`.
+pub fn answered(target: SocketAddrV4, probes: &[Vec<u8>], patience: Duration) -> Vec<usize> {
+    let sockets: Vec<_> = probes
+        .iter()
+        .map(|probe| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+            // A scan may be told by ICMP that nobody listens.
+            let _ = socket.send_to(probe, target);
+            socket
+        })
+        .collect();
+    let until = Instant::now() + patience;
+    let bytes = |socket: std::net::UdpSocket| {
+        let (mut came, mut packet) = (0, [0; 2048]);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = left.max(Duration::from_millis(1));
+            socket.set_read_timeout(Some(left)).unwrap();
+            match socket.recv(&mut packet) {
+                Ok(length) => came += length,
+                Err(_) => return came,
+            }
+        }
+    };
+    sockets.into_iter().map(bytes).collect()
 }
 
 /// An IPv4 packet with a UDP datagram, without a UDP checksum, which IPv4 allows.
@@ -224,17 +295,24 @@ pub async fn called(
     }
 }
 
-fn mdns_socket() -> io::Result<std::net::UdpSocket> {
+/// A socket that speaks mDNS on the LAN, from the address of that interface.
+pub fn mdns_socket() -> io::Result<std::net::UdpSocket> {
+    mdns_socket_at(Ipv4Addr::UNSPECIFIED, 5353)
+}
+
+/// The same from this address and port.
+pub fn mdns_socket_at(from: Ipv4Addr, port: u16) -> io::Result<std::net::UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    socket.bind(&SocketAddr::from(([0, 0, 0, 0], 5353)).into())?;
+    socket.bind(&SocketAddr::from((from, port)).into())?;
     socket.bind_device(Some(b"lan0"))?;
     socket.set_multicast_ttl_v4(255)?;
     Ok(socket.into())
 }
 
-fn announcement(instance: &str, host: Ipv4Addr, port: u16, txt: &[&str]) -> Vec<u8> {
+/// What a peer of that name says of itself.
+pub fn announcement(instance: &str, host: Ipv4Addr, port: u16, txt: &[&str]) -> Vec<u8> {
     let service = ["_tributary", "_udp", "local"];
     let full = [&[instance], &service[..]].concat();
     let host_name = [instance, "local"];
@@ -266,11 +344,13 @@ fn orphans(number: u64) -> Vec<u8> {
     packet
 }
 
-fn header(answers: u8) -> Vec<u8> {
+/// The head of a message with so many answers.
+pub fn header(answers: u8) -> Vec<u8> {
     vec![0, 0, 0x84, 0, 0, 0, 0, answers, 0, 0, 0, 0]
 }
 
-fn name(labels: &[&str]) -> Vec<u8> {
+/// A name on the wire.
+pub fn name(labels: &[&str]) -> Vec<u8> {
     let mut wire = Vec::new();
     for label in labels {
         wire.push(label.len() as u8);
@@ -280,7 +360,8 @@ fn name(labels: &[&str]) -> Vec<u8> {
     wire
 }
 
-fn record(owner: &[&str], kind: u16, class: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
+/// A resource record on the wire.
+pub fn record(owner: &[&str], kind: u16, class: u16, ttl: u32, data: &[u8]) -> Vec<u8> {
     let mut wire = name(owner);
     wire.extend(kind.to_be_bytes());
     wire.extend(class.to_be_bytes());

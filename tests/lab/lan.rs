@@ -55,6 +55,12 @@ impl Lab {
     pub fn listen_on_lan(&self) -> Ear {
         self.switch.run(Ear::open).unwrap()
     }
+
+    /// Begins to keep whole frames that peers send on the LAN, some megabytes of them.
+    #[track_caller]
+    pub fn record_lan(&self) -> Recorder {
+        self.switch.run(Recorder::open).unwrap()
+    }
 }
 
 impl Peer {
@@ -94,16 +100,70 @@ pub struct Ear {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Keeps frames until it is asked for them.
+#[derive(Debug)]
+pub struct Recorder {
+    end: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Vec<u8>>>,
+}
+
+impl Recorder {
+    /// More frames than this are not kept.
+    const MOST: usize = 20_000;
+
+    fn open() -> io::Result<Self> {
+        let tap = tap()?;
+        let end = Arc::<AtomicBool>::default();
+        let own_end = Arc::clone(&end);
+        let record = move || {
+            let (mut frames, mut frame) = (Vec::new(), vec![0; 1 << 16]);
+            while !own_end.load(Ordering::Relaxed) {
+                let came = recvfrom::<LinkAddr>(tap.as_raw_fd(), &mut frame);
+                if let Ok((length, Some(from))) = came
+                    && from.pkttype() != OUTGOING
+                    && frames.len() < Self::MOST
+                {
+                    frames.push(frame[..length].to_vec());
+                }
+            }
+            frames
+        };
+        let thread = thread::Builder::new().name("recorder".into()).spawn(record)?;
+        Ok(Self { end, thread })
+    }
+
+    /// Ends it; gives every frame it heard.
+    #[track_caller]
+    pub fn frames(self) -> Vec<Vec<u8>> {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// What an mDNS packet says, if the frame is one that came from that address.
+pub fn mdns_of(frame: &[u8], from: std::net::Ipv4Addr) -> Option<&[u8]> {
+    let (source, _) = udp_ports(frame)?;
+    let ip = frame.get(ETHERNET..)?;
+    let header = usize::from(ip.first()? & 15) * 4;
+    let theirs = frame.get(12..14)? == [0x08, 0x00] && ip.get(12..16)? == from.octets();
+    (theirs && source == MDNS).then(|| ip.get(header + 8..)).flatten()
+}
+
+fn tap() -> io::Result<OwnedFd> {
+    let tap = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::EthAll,
+    )?;
+    let _ = setsockopt(&tap, sockopt::RcvBufForce, &(16 << 20));
+    setsockopt(&tap, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100))?;
+    Ok(tap)
+}
+
 impl Ear {
     fn open() -> io::Result<Self> {
-        let tap = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::EthAll,
-        )?;
-        let _ = setsockopt(&tap, sockopt::RcvBufForce, &(16 << 20));
-        setsockopt(&tap, sockopt::ReceiveTimeout, &TimeVal::milliseconds(100))?;
+        let tap = tap()?;
         let switches: Vec<usize> = [SWITCH, OTHER]
             .iter()
             .flat_map(|name| nix::net::if_::if_nametoindex(*name))

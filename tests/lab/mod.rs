@@ -66,7 +66,7 @@ use tributary::types::{ByteSize, hex};
 
 pub use clocks::Clocks;
 pub use house::House;
-pub use lan::{Ear, Heard};
+pub use lan::{Ear, Heard, Recorder, mdns_of};
 pub use ns::Namespace;
 pub use origin::Options;
 pub use peer::{Peer, wait_for};
