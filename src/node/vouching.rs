@@ -222,7 +222,9 @@ impl Vouching {
                     if let Err(error) = self.0.trust.vouch(peer, may_vouch) {
                         tracing::error!(%error, "that a peer was vouched for cannot be kept: it is forgotten at the next start");
                     }
-                    self.0.trust.called(peer, &name.unwrap_or_default());
+                    if let Some(name) = name {
+                        self.0.trust.called(peer, &name);
+                    }
                 }
                 Do::Joined(outcome) => {
                     if let Some((_, waiting)) = state.join.take() {
