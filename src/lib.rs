@@ -11,6 +11,8 @@ pub mod demo;
 pub mod discovery;
 pub mod doctor;
 pub mod download;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod identity;
 pub mod lane;
 pub mod link;
@@ -22,3 +24,7 @@ pub mod task;
 pub mod trust;
 pub mod types;
 pub mod uplink;
+
+/// What fuzz targets assert is written as another crate would write it.
+#[cfg(test)]
+extern crate self as tributary;

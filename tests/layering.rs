@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["node"],
     &["demo", "doctor"],
     &["cli"],
+    &["fuzzing"],
     &["main", "lib"],
 ];
 const MAX_CODE_LINES: usize = 600;

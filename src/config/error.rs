@@ -5,6 +5,11 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// Characters shown of a key: ours are shorter, with their section.
+const MOST_OF_KEY: usize = 80;
+/// And of what is wrong: the longest that we say has half as many, and quotes 60 of what was written.
+const MOST_OF_WHY: usize = 400;
+
 /// Why there is no configuration.
 #[derive(Debug)]
 pub enum ConfigError {
@@ -74,8 +79,8 @@ impl Source<'_> {
         Wrong {
             path: self.path.into(),
             line: before.filter(|byte| **byte == b'\n').count() + 1,
-            key: key.into(),
-            why,
+            key: shown(key, MOST_OF_KEY),
+            why: shown(&why, MOST_OF_WHY),
         }
     }
 
@@ -113,6 +118,18 @@ impl Source<'_> {
     fn parses(&self) -> bool {
         toml::de::DeTable::parse(self.text).is_ok()
     }
+}
+
+/// As a line for people: what was found may be anything that was written.
+fn shown(text: &str, most: usize) -> String {
+    let plain = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    text.chars().take(most).map(plain).collect()
 }
 
 /// An error at the file's end is one of its last line.

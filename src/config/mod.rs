@@ -270,6 +270,23 @@ impl Config {
     }
 }
 
+/// What `fuzzing` may call: a file that says these bytes, on top of the defaults.
+#[cfg(any(fuzzing, test))]
+pub(crate) mod door {
+    use super::{Config, Path, Wrong};
+
+    /// The configuration, or everything that is wrong with the file.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Config, Vec<Wrong>> {
+        let mut config = Config::default();
+        let wrongs = config.take(path, bytes);
+        if wrongs.is_empty() {
+            Ok(config)
+        } else {
+            Err(wrongs)
+        }
+    }
+}
+
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

@@ -230,3 +230,26 @@ fn the_limits_that_can_be_set_reach_the_relay() {
     );
     assert_eq!(Config::default().egress.limits(), relay::Limits::default());
 }
+
+#[test]
+fn whatever_was_written_is_answered_in_one_short_line_without_control_characters() {
+    let long = "x".repeat(100_000);
+    for text in [
+        "[egress]\nallow = [\"\"\"a\nb\\u001b[31m\"\"\"]",
+        "[device]\n\"n\\u001b\\u0007\" = 1",
+        "\"\\u001b[31m\" = 1",
+        "lan = \"a\tb\"",
+        &format!("lan = \"{long}\""),
+        &format!("[lan]\n{long} = 1"),
+        &format!("[lan]\nport = \"{long}\""),
+        &format!("[lan]\npeers = [\"{long}\"]"),
+        &format!("[egress]\nallow = [\"{long}\"]"),
+    ] {
+        let said = load(text).unwrap_err();
+        let start: String = text.chars().take(40).collect();
+        assert!(
+            said.len() < 1000 && !said.chars().any(char::is_control),
+            "{start:?}: {said:?}"
+        );
+    }
+}

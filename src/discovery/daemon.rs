@@ -203,7 +203,7 @@ pub(super) fn give_memory_back() {
 }
 
 /// The name in front of the service's type, if it may be a peer's.
-pub(super) fn instance_of(fullname: &str) -> Option<String> {
+pub fn instance_of(fullname: &str) -> Option<String> {
     let name = fullname.strip_suffix(SERVICE)?.strip_suffix('.')?;
     let fits = (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric());
     fits.then(|| name.to_ascii_lowercase())

@@ -9,6 +9,8 @@
 //! reported; [`Event::Lost`] is a hint too and must not end a working connection.
 
 mod daemon;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod door;
 mod run;
 mod sieve;
 mod table;
@@ -21,7 +23,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{mpsc, watch};
 
 use crate::discovery::daemon::Announcement;
-pub use crate::discovery::daemon::SERVICE;
+pub use crate::discovery::daemon::{SERVICE, instance_of};
 use crate::discovery::run::Run;
 use crate::task::Tasks;
 use crate::uplink::Network;

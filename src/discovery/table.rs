@@ -24,7 +24,7 @@ const NEW_AT_ONCE: u64 = MAX_CANDIDATES as u64;
 /// has used up those it can claim, and a newcomer at an address of its own does not compete with it.
 const SHARED_PER_SECOND: u64 = 10;
 /// Names of lost candidates waiting to be told; more are dropped, as `Lost` is only a hint.
-const MAX_UNTOLD: usize = 2 * MAX_CANDIDATES;
+pub(super) const MAX_UNTOLD: usize = 2 * MAX_CANDIDATES;
 
 #[derive(Debug)]
 struct Entry {
@@ -119,6 +119,12 @@ impl Table {
             }
             None => Event::Lost { instance },
         })
+    }
+
+    /// Entries, and names to be told.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        (self.entries.len(), self.untold.len())
     }
 
     fn make_room(&mut self, newcomer: &Candidate) {
@@ -349,5 +355,43 @@ mod tests {
             assert!(table.seen(candidate(&format!("{n}"), &[&address]), now));
         }
         assert_eq!(table.entries.len(), 20);
+    }
+
+    #[test]
+    fn prop_12_a_hundred_thousand_hostile_sightings_leave_the_table_bounded() {
+        let start = Instant::now();
+        let mut table = Table::new(start);
+        for n in 0..100_000_usize {
+            // In no order, the same each time.
+            let chance = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let [what, name, address, more, ..] = chance.to_be_bytes();
+            let now = start + Duration::from_micros(200 * n as u64);
+            // Names without end and names again, at few addresses and at many.
+            let name = if what % 2 == 0 { n } else { usize::from(name) };
+            let at = |n: u8| SocketAddr::from(([10, what % 3, 0, n], u16::from(more) + 1));
+            match what % 16 {
+                0 => table.lost(&format!("{name:08x}")),
+                1 => drop(table.next_event()),
+                2 if n % 64 == 0 => table.forget_unseen_since(table.count().saturating_sub(500)),
+                _ => {
+                    let addresses = (0..=more % 8).map(|i| at(address.wrapping_add(i))).collect();
+                    let instance = format!("{name:08x}");
+                    table.seen(Candidate { instance, addresses }, now);
+                }
+            }
+            let (entries, untold) = table.sizes();
+            assert!(
+                entries <= MAX_CANDIDATES && untold <= MAX_UNTOLD + MAX_CANDIDATES,
+                "{entries}, {untold}"
+            );
+        }
+        let entries = || table.entries.values().map(|e| &e.candidate);
+        assert!(entries().count() > 16, "the flood got in");
+        for ip in entries().flat_map(|c| c.addresses.iter().map(SocketAddr::ip)) {
+            assert!(
+                entries().filter(|c| ip_of(ip)(c)).count() <= MAX_PER_ADDRESS,
+                "{ip}"
+            );
+        }
     }
 }

@@ -15,7 +15,7 @@ use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
-use crate::discovery::SERVICE;
+use crate::discovery::{SERVICE, instance_of};
 use crate::types::hex;
 use crate::uplink::{Interface, Network};
 
@@ -170,7 +170,7 @@ fn question(nonce: &str) -> Vec<u8> {
 
 /// Who announces tributary in this message, with the port. Nothing where it is no answer, or not well-formed; a farewell
 /// (a record that holds for no time) is none.
-fn announced(packet: &[u8]) -> Vec<(String, u16)> {
+pub(super) fn announced(packet: &[u8]) -> Vec<(String, u16)> {
     let mut reader = Reader { packet, at: 0 };
     let mut found = Vec::new();
     // What was read before a malformed record stands.
@@ -206,9 +206,8 @@ impl Reader<'_> {
             if kind == SRV && holds != 0 {
                 self.skip(4)?;
                 let port = self.u16()?;
-                let name = name.to_ascii_lowercase();
-                if let Some(instance) = name.strip_suffix(SERVICE) {
-                    found.push((instance.trim_end_matches('.').to_owned(), port));
+                if let Some(instance) = instance_of(&name.to_ascii_lowercase()) {
+                    found.push((instance, port));
                 }
             }
             self.at = end;
@@ -320,6 +319,16 @@ mod tests {
         let mut packet = answer(120, 7436);
         packet[14] = b'x';
         assert!(announced(&packet).is_empty());
+    }
+
+    #[test]
+    fn sec_a17_a_name_that_no_peer_has_is_none_and_costs_nothing() {
+        let mut packet = answer(120, 7436);
+        let at = packet.windows(8).position(|w| w == b"0BadCafe").unwrap();
+        for byte in [0x1b, b'.', b' ', 0xff] {
+            packet[at] = byte;
+            assert!(announced(&packet).is_empty(), "{byte:#x}");
+        }
     }
 
     #[test]

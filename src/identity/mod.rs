@@ -10,6 +10,8 @@ mod board;
 mod crypto;
 mod state;
 mod tls;
+#[cfg(any(fuzzing, test))]
+pub(crate) use tls::door;
 
 pub use crypto::{has_aes, provider};
 pub use state::{DAMAGED, StateDir, StateError, write_atomic};

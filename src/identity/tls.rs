@@ -73,6 +73,43 @@ pub fn peer_of_spki(spki: &[u8]) -> Option<PeerId> {
     Some(PeerId(key.try_into().ok()?))
 }
 
+/// What `fuzzing` may call: the verifier as TLS asks it.
+#[cfg(any(fuzzing, test))]
+pub(crate) mod door {
+    use ring::signature::{Ed25519KeyPair, KeyPair};
+
+    use super::{
+        CertificateDer, ClientCertVerifier, DeviceKey, RawKeyVerifier, ServerCertVerifier, ServerName,
+        UnixTime, crypto,
+    };
+
+    /// Whether the other end may come with this certificate and these others, where it was dialled and where it dials.
+    pub fn accepts(end_entity: &[u8], others: &[&[u8]]) -> (bool, bool) {
+        let verifier = RawKeyVerifier::new(&crypto::provider());
+        let end_entity = CertificateDer::from(end_entity);
+        let others: Vec<_> = others.iter().map(|other| CertificateDer::from(*other)).collect();
+        let now = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+        let name = ServerName::from(std::net::IpAddr::from([127, 0, 0, 1]));
+        let dialled = verifier.verify_server_cert(&end_entity, &others, &name, &[], now);
+        let dials = verifier.verify_client_cert(&end_entity, &others, now);
+        (dialled.is_ok(), dials.is_ok())
+    }
+
+    /// The device whose secret key is 32 times `n` and one more: the same in each run.
+    pub fn device(n: u8) -> DeviceKey {
+        let seed = [n + 1; 32];
+        let public =
+            Ed25519KeyPair::from_seed_unchecked(&seed).map(|pair| pair.public_key().as_ref().to_vec());
+        // RFC 8410 7, with the public key: version, algorithm, the secret in its string, the public one.
+        let head = [0x30, 0x51, 2, 1, 1, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 34, 4, 32];
+        let pkcs8 = [&head[..], &seed, &[0x81, 33, 0], &public.unwrap_or_default()].concat();
+        match DeviceKey::from_pkcs8(pkcs8) {
+            Some(key) => key,
+            None => unreachable!("ring reads what it writes"),
+        }
+    }
+}
+
 fn certified(key: &DeviceKey, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, Error> {
     let pkcs8 = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8.clone()));
     let signing = provider.key_provider.load_private_key(pkcs8)?;

@@ -216,4 +216,24 @@ mod tests {
             "those of ten minutes ago are over"
         );
     }
+
+    #[test]
+    fn prop_12_a_hundred_thousand_hostile_devices_leave_few_notices_and_few_lines() {
+        let start = Instant::now();
+        let mut notices = Notices::default();
+        for n in 0..100_000_u32 {
+            let now = start + Duration::from_millis(n.into());
+            let peer = PeerId([(n % 251) as u8; 32]);
+            match n % 4 {
+                0 => notices.copy_of_us(peer, at(1), now),
+                1 => notices.refused(peer, ("x", at(2)), now),
+                2 => notices.copy_of(peer, ("y", at(3)), at(4), now),
+                _ => notices.other_version(at(5), now),
+            }
+            assert!(notices.notices.len() <= MAX_NOTICES);
+            let said = |notice: &&Notice| notice.said.is_some_and(|s| now < s + SAY_AGAIN);
+            assert!(notices.notices.values().filter(said).count() <= MAX_NOTICES);
+        }
+        assert!(!notices.warnings(start + Duration::from_secs(100)).is_empty());
+    }
 }

@@ -82,8 +82,9 @@ impl<L: Clone> Table<L> {
     ) -> Verdict<L> {
         let evicted = match self.entries.get(&peer) {
             Some(old) if !prefer(&new, &old.entry) => return Verdict::Duplicate,
-            Some(_) => None,
-            None => match self.place_for(peer, new.address, keeps) {
+            Some(old) if !old.leaving => None,
+            // Who was told to go has no place any more, however soon it comes again.
+            _ => match self.place_for(peer, new.address, keeps) {
                 Ok(evicted) => evicted,
                 Err(Full) => return Verdict::Full,
             },
@@ -378,5 +379,37 @@ mod tests {
     fn peers_of_one_machine_on_loopback_are_not_limited_by_address() {
         let mut table = Table::new();
         assert!((0..20).all(|n| table_full(&mut table, n, [127, 0, 0, 1])));
+    }
+
+    #[test]
+    fn prop_12_a_hundred_thousand_hostile_handshakes_leave_no_more_links_than_there_are_places() {
+        let start = Instant::now();
+        let mut table = Table::new();
+        let member = |id: PeerId| id.0[0] < 32;
+        let mut most = 0;
+        for n in 0..100_000_u32 {
+            // In no order, the same each time.
+            let [a, b, c, d] = n.wrapping_add(1).wrapping_mul(0x9e37_79b9).to_be_bytes();
+            let peer = PeerId([a; 32]);
+            // Those who were told to go do so some time later, and come again before that.
+            if d % 8 == 0 {
+                let link = table.entries.get(&peer).map(|held| held.entry.link);
+                table.remove(peer, |l| Some(*l) == link);
+                continue;
+            }
+            let mut new = entry(n, (b % 3).into(), c, start + Duration::from_millis(n.into()));
+            new.accepted = d % 2 == 0;
+            new.address = [192, 168, 1, a % 40].into();
+            table.insert(peer, new, member);
+            let staying = || table.entries.iter().filter(|(_, held)| !held.leaving);
+            let neighbours = || staying().filter(|(id, _)| !member(**id));
+            assert!(staying().count() <= MAX_LINKS && neighbours().count() <= MAX_NEIGHBOURS);
+            for (_, held) in neighbours() {
+                let here = neighbours().filter(|(_, other)| other.entry.address == held.entry.address);
+                assert!(here.count() <= MAX_PER_ADDRESS, "{}", held.entry.address);
+            }
+            most = most.max(staying().count());
+        }
+        assert_eq!(most, MAX_LINKS, "the flood got in");
     }
 }

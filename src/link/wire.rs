@@ -323,6 +323,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use proptest::prelude::*;
 
     use super::*;
@@ -411,7 +412,148 @@ mod tests {
         assert_eq!(clean_offers(many).len(), MAX_UPLINKS);
     }
 
+    fn any_offer() -> impl Strategy<Value = Offer> {
+        let kind = prop::sample::select(vec![
+            UplinkKind::Wired,
+            UplinkKind::Wireless,
+            UplinkKind::Cellular,
+            UplinkKind::Virtual,
+        ]);
+        let down = prop::option::of(any::<u64>().prop_map(Rate::bits));
+        (
+            any::<u32>(),
+            "[a-z0-9\u{e4}-\u{fc}]{1,15}",
+            any::<[u8; 8]>(),
+            kind,
+            any::<bool>(),
+            down,
+        )
+            .prop_map(|(id, name, line, kind, metered, down)| Offer {
+                id,
+                name,
+                line: LineId(line),
+                kind,
+                metered,
+                down,
+            })
+    }
+
+    fn any_message() -> impl Strategy<Value = Message> {
+        // As they are sent: no uplink twice, and text that is clean already.
+        let offers = || {
+            prop::collection::vec(any_offer(), 0..=MAX_UPLINKS).prop_map(|mut offers| {
+                for (id, offer) in (0..).zip(&mut offers) {
+                    offer.id = offer.id / 32 * 32 + id;
+                }
+                offers
+            })
+        };
+        let peers = prop::collection::vec(any::<[u8; 32]>().prop_map(PeerId), 0..=MAX_BEHIND);
+        let home = (prop::option::of(any::<[u8; 8]>().prop_map(LineId)), peers);
+        let statement = prop::collection::vec(any::<u8>(), 0..200);
+        prop_oneof![
+            ("[a-zA-Z0-9 ._\u{e4}-\u{fc}-]{0,15}[a-z]", any::<u64>(), offers()).prop_map(
+                |(name, session, uplinks)| Message::Hello(Hello {
+                    name,
+                    session,
+                    uplinks
+                })
+            ),
+            offers().prop_map(Message::Offers),
+            home.prop_map(|(line, behind)| Message::Home(Home { line, behind })),
+            prop::collection::vec(statement, 0..20).prop_map(Message::Statements),
+            prop::collection::vec(any::<u8>(), 0..=MAX_CEREMONY).prop_map(Message::Ceremony),
+            Just(Message::Bye),
+        ]
+    }
+
+    fn any_open() -> impl Strategy<Value = Open> {
+        (
+            ".{0,40}",
+            any::<u16>(),
+            any::<u32>(),
+            prop::option::of(any::<IpAddr>()),
+        )
+            .prop_map(|(host, port, uplink, pin)| Open {
+                host,
+                port,
+                uplink,
+                pin,
+            })
+    }
+
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        let refusals = vec![
+            Refusal::Address,
+            Refusal::Port,
+            Refusal::Uplink,
+            Refusal::Resolve,
+            Refusal::Connect,
+            Refusal::Busy,
+            Refusal::Name,
+        ];
+        prop_oneof![
+            (any::<IpAddr>(), any::<u16>()).prop_map(|(ip, port)| Answer::Opened((ip, port).into())),
+            prop::sample::select(refusals).prop_map(Answer::Refused),
+        ]
+    }
+
+    /// What is there as a whole never has to be waited for.
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        future.now_or_never().unwrap()
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn prop_11_every_frame_is_heard_as_it_was_said_and_of_a_part_of_it_nothing(
+            messages in prop::collection::vec(any_message(), 1..4),
+            unknown in 100u16..,
+            noise in prop::collection::vec(any::<u8>(), 0..50),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut wire = Vec::new();
+            for message in &messages {
+                now(send(&mut wire, message)).unwrap();
+                // Of a later version: who does not know it goes on to the next.
+                let body = noise.as_slice();
+                wire.extend((body.len() as u32).to_be_bytes());
+                wire.extend(unknown.to_be_bytes());
+                wire.extend(body);
+            }
+            let mut reader = &wire[..];
+            for message in &messages {
+                prop_assert_eq!(&now(receive(&mut reader)).unwrap(), message);
+                prop_assert_eq!(now(receive(&mut reader)).unwrap(), Message::Unknown(unknown));
+            }
+            prop_assert!(reader.is_empty());
+            let mut part = &wire[..cut.index(wire.len())];
+            let mut heard = Vec::new();
+            while let Ok(message) = now(receive(&mut part)) {
+                heard.push(message);
+            }
+            let mut said = messages.into_iter().flat_map(|m| [m, Message::Unknown(unknown)]);
+            prop_assert!(heard.iter().all(|m| said.next().as_ref() == Some(m)), "nothing but what was said");
+        }
+
+        #[test]
+        fn prop_11_requests_and_answers_are_heard_as_they_were_said(
+            open in any_open(),
+            answer in any_answer(),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut wire = Vec::new();
+            now(send_open(&mut wire, &open)).unwrap();
+            prop_assert_eq!(now(receive_open(&mut &wire[..])).unwrap(), open);
+            prop_assert!(now(receive_answer(&mut &wire[..])).is_err(), "another kind");
+            prop_assert!(now(receive_open(&mut &wire[..cut.index(wire.len())])).is_err());
+            wire.clear();
+            now(send_answer(&mut wire, answer)).unwrap();
+            prop_assert_eq!(now(receive_answer(&mut &wire[..])).unwrap(), answer);
+            prop_assert!(now(receive_answer(&mut &wire[..cut.index(wire.len())])).is_err());
+        }
+
         #[test]
         fn no_bytes_from_the_wire_panic(kind in prop_oneof![0u16..20, any::<u16>()], body in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(kind, &body);

@@ -437,4 +437,41 @@ mod tests {
         dialer.forget(&found(1));
         assert_eq!(dialer.timeout(now), None);
     }
+
+    #[test]
+    fn prop_12_a_hundred_thousand_hostile_candidates_leave_the_dialer_bounded_and_slow() {
+        let start = Instant::now();
+        let mut dialer = Dialer::new(start);
+        let (mut dials, mut at_work) = (0_u32, Vec::new());
+        for n in 0..100_000_u32 {
+            // In no order, the same each time.
+            let [a, b, c, d] = n.wrapping_add(1).wrapping_mul(0x9e37_79b9).to_be_bytes();
+            let now = start + Duration::from_millis(n.into());
+            let there = SocketAddr::from(([10, b % 4, c, d], 7436));
+            let target = match a % 8 {
+                0 => Target::Met(there),
+                1 => Target::Named(there),
+                _ => Target::Found(format!("{n:08x}")),
+            };
+            match a >> 4 {
+                0 => dialer.broke(there, now),
+                1 => dialer.forget(&target),
+                2 if !at_work.is_empty() => {
+                    let ended: Target = at_work.swap_remove(usize::from(d) % at_work.len());
+                    dialer.ended(&ended, c % 4 == 0, now);
+                }
+                _ => dialer.add(target, vec![there], now),
+            }
+            if let Some((due, _)) = dialer.due(now) {
+                at_work.push(due);
+                dials += 1;
+            }
+            let (targets, empty, known) = (dialer.targets.len(), dialer.empty.len(), dialer.known.len());
+            assert!(
+                targets <= MAX_TARGETS && empty <= MAX_EMPTY && known <= MAX_KNOWN,
+                "{targets}, {empty}, {known}"
+            );
+        }
+        assert!((200..=32 + 4 * 100).contains(&dials), "{dials} dials in 100 s");
+    }
 }

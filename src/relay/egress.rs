@@ -473,6 +473,37 @@ mod tests {
         !(by_std || documents || services || a == 0 || a >= 240 || (a == 100 && b & 0xc0 == 64))
     }
 
+    /// How an address can be written: groups with and without leading zeros, in capitals, with any one run of zeros left out,
+    /// and with its end as IPv4.
+    fn spellings(ip: IpAddr) -> Vec<String> {
+        let IpAddr::V6(v6) = ip else {
+            return vec![ip.to_string()];
+        };
+        let groups = v6.segments();
+        let tail = low(v6.to_bits());
+        let hex = |groups: &[u16]| {
+            groups
+                .iter()
+                .map(|g| format!("{g:x}"))
+                .collect::<Vec<_>>()
+                .join(":")
+        };
+        let padded = groups.map(|g| format!("{g:04X}")).join(":");
+        let mut all = vec![
+            ip.to_string(),
+            padded,
+            hex(&groups),
+            format!("{}:{tail}", hex(&groups[..6])),
+        ];
+        for from in 0..8 {
+            let zeros = groups[from..].iter().take_while(|g| **g == 0).count();
+            for to in from + 1..=from + zeros {
+                all.push(format!("{}::{}", hex(&groups[..from]), hex(&groups[to..])));
+            }
+        }
+        all
+    }
+
     /// Addresses near the borders of ranges, where mistakes live.
     fn near_a_border() -> impl Strategy<Value = u32> {
         let v4 = V4.iter().map(|s| match s.range.first_and_last() {
@@ -484,7 +515,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
         fn ipv4_is_judged_as_the_rfcs_do(anywhere: u32, border in near_a_border()) {
@@ -512,6 +543,67 @@ mod tests {
             let dense = Ipv6Addr::from_bits((0x2001 << 112) | (bits >> 16));
             let refused = dense.segments()[1] < 0x200 || dense.segments()[1] == 0xdb8;
             prop_assert_eq!(is_public(dense.into()).is_err(), refused, "{}", dense);
+        }
+
+        #[test]
+        fn prop_5_what_passes_is_not_special_and_neither_is_what_is_wrapped_in_it(bits: u128, border in near_a_border(), prefix in 0usize..7) {
+            // Anywhere, and where addresses are wrapped in others.
+            let wrapped = u128::from(border);
+            let bits = match prefix {
+                0 => bits,
+                1 => wrapped,
+                2 => (0xffff << 32) | wrapped,
+                3 => (0x0064_ff9b << 96) | wrapped,
+                4 => (0x2002 << 112) | (wrapped << 80) | (bits & 0xffff),
+                5 => (0x2001 << 112) | (bits >> 16),
+                _ => (1 << 125) | (bits >> 3),
+            };
+            let v6 = Ipv6Addr::from_bits(bits);
+            for ip in [IpAddr::V6(v6), Ipv4Addr::from_bits(border).into()] {
+                if is_public(ip).is_err() {
+                    continue;
+                }
+                let really = ip.to_canonical();
+                let mut listed = V4.iter().chain(V6).filter(|special| special.range.contains(really));
+                prop_assert!(listed.next().is_none(), "{} passed", ip);
+                // By hand, not by `inner`.
+                let within = match v6.segments() {
+                    _ if really.is_ipv4() => None,
+                    [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Some(low(bits)),
+                    [0x2002, ..] => Some(low(bits >> 80)),
+                    _ => None,
+                };
+                if let Some(v4) = within {
+                    prop_assert_eq!(is_public(v4.into()), Ok(()), "{} within {}", v4, ip);
+                }
+            }
+        }
+
+        #[test]
+        fn prop_5_every_spelling_of_an_address_is_judged_as_its_number_is(bits: u128, border in near_a_border(), sparse in any::<u8>(), dense: bool) {
+            // Whole groups of zeros, so that there is something to leave out.
+            let mut groups = Ipv6Addr::from_bits(bits).segments();
+            for (n, group) in groups.iter_mut().enumerate() {
+                *group *= u16::from(sparse >> n & 1);
+            }
+            groups[0] = if dense { 0x2001 } else { groups[0] };
+            let v4 = Ipv4Addr::from_bits(border);
+            let [a, b, c, d] = v4.octets();
+            let nat64 = format!("64:ff9b::{v4}");
+            for number in [IpAddr::from(groups), v4.into(), v4.to_ipv6_mapped().into(), ip(&nat64)] {
+                for text in spellings(number) {
+                    prop_assert_eq!(is_public(ip(&text)), is_public(number), "{} as {}", number, text);
+                }
+            }
+            let judged = is_public(v4.into());
+            for text in [
+                format!("::ffff:{a:x}{b:02x}:{c:x}{d:02x}"),
+                format!("0:0:0:0:0:FFFF:{v4}"),
+                format!("64:ff9b::{a:02X}{b:02X}:{c:02x}{d:02x}"),
+                format!("2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1"),
+            ] {
+                prop_assert_eq!(is_public(ip(&text)), judged, "{}", text);
+            }
         }
 
         #[test]

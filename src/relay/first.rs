@@ -121,7 +121,7 @@ fn tls(acceptor: &mut Acceptor, mut bytes: &[u8], host: &str) -> Verdict {
     Verdict::More
 }
 
-/// An HTTP/1 request with exactly one `Host` (RFC 9112, 3.2).
+/// An HTTP/1 request to the host, and to nobody else in any server's reading.
 fn http(bytes: &[u8], host: &str) -> Verdict {
     const LONGEST_METHOD: usize = 16;
     let method = bytes.iter().take_while(|b| b.is_ascii_uppercase()).count();
@@ -131,22 +131,47 @@ fn http(bytes: &[u8], host: &str) -> Verdict {
     let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") else {
         return Verdict::More;
     };
-    let mut lines = bytes[..end].split(|b| *b == b'\n').map(<[u8]>::trim_ascii_end);
-    let is_request = lines
-        .next()
-        .is_some_and(|line| line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"));
-    let mut hosts = lines.filter_map(|line| {
-        let colon = line.iter().position(|b| *b == b':')?;
-        line[..colon]
-            .eq_ignore_ascii_case(b"host")
-            .then(|| line[colon + 1..].trim_ascii())
-    });
-    match (is_request, hosts.next(), hosts.next()) {
-        (true, Some(named), None) if same_host(named.strip_suffix(b":80").unwrap_or(named), host) => {
-            Verdict::Right
-        }
+    match requested_host(&bytes[..end]) {
+        Some(named) if same_host(named.strip_suffix(b":80").unwrap_or(named), host) => Verdict::Right,
         _ => Verdict::Wrong,
     }
+}
+
+/// The one `Host` of a request's head (RFC 9112, 3.2). `None` where servers could differ on who is meant: where the target
+/// names a host of its own, which counts before `Host` (3.2.2), and where a line is malformed so that some would read
+/// another field in it.
+fn requested_host(head: &[u8]) -> Option<&[u8]> {
+    let lone = |w: &[u8]| (w[0] == b'\r') != (w[1] == b'\n');
+    if head.ends_with(b"\r") || head.windows(2).any(lone) {
+        return None;
+    }
+    let mut lines = head
+        .split(|b| *b == b'\n')
+        .map(|l| l.strip_suffix(b"\r").unwrap_or(l));
+    let mut words = lines.next()?.split(|b| *b == b' ');
+    let (Some(_method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
+        return None;
+    };
+    let of_this_host = target.starts_with(b"/") || target == b"*";
+    let visible = target.iter().all(|b| *b > b' ' && *b != 0x7f);
+    if !of_this_host || !visible || !matches!(version, b"HTTP/1.1" | b"HTTP/1.0") {
+        return None;
+    }
+    let mut host = None;
+    for line in lines {
+        let colon = line.iter().position(|b| *b == b':')?;
+        let (name, value) = (&line[..colon], &line[colon + 1..]);
+        let token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+        if name.is_empty() || !name.iter().all(token) {
+            return None;
+        }
+        if name.eq_ignore_ascii_case(b"host") && host.replace(value.trim_ascii()).is_some() {
+            return None;
+        }
+    }
+    host
 }
 
 /// `host` is as `check_name` gives it: lower case, no trailing dot.
@@ -248,6 +273,14 @@ mod tests {
             b"GET / HTTP/1.1\r\nX: y\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: origin.example:8080\r\n\r\n",
             b"GET /\r\nHost: origin.example\r\n\r\n",
+            b"GET http://other.example/ HTTP/1.1\r\nHost: origin.example\r\n\r\n",
+            b"CONNECT other.example:443 HTTP/1.1\r\nHost: origin.example\r\n\r\n",
+            b"GET //\tHTTP/1.1\r\n HTTP/1.1\r\nHost: origin.example\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: origin.example\r\nHost : other.example\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: origin.example\r\n other.example\r\n\r\n",
+            b"GET / HTTP/1.1\r\nX: y\rHost: other.example\r\nHost: origin.example\r\n\r\n",
+            b"GET / HTTP/1.1\nHost: origin.example\n\nSSH-2.0-x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: origin.example\r\r\n\r\n",
             b"SSH-2.0-x\r\n",
             b"\x16\x03\x01",
             b" GET",

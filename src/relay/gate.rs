@@ -482,4 +482,64 @@ mod tests {
         assert_eq!(lines(&mut gate, start + 6 * SECOND), 1);
         assert_eq!(lines(&mut gate, start + 600 * SECOND), 10);
     }
+
+    #[test]
+    fn prop_12_a_hundred_thousand_hostile_requests_leave_the_gate_bounded() {
+        let limits = Limits::default();
+        let (mut gate, start) = gate(limits.clone());
+        let mut chance = Xorshift(7);
+        let mut held: Vec<Borrower> = Vec::new();
+        for n in 0..100_000u32 {
+            let now = start + n * Duration::from_millis(u64::from(n % 7));
+            let from = match (chance.next() % 2000) as u16 {
+                known if known % 2 == 0 => neighbour(known),
+                known => member(known),
+            };
+            match chance.next() % 5 {
+                0 | 1 => {
+                    if gate.enter(from, now).is_ok() {
+                        held.push(from);
+                    }
+                }
+                2 if held.len() > 32 => gate.leave(held.swap_remove(chance.next() as usize % held.len())),
+                3 => drop(gate.may_log(from, now)),
+                _ => {
+                    // Half of them of one peer.
+                    let from = if n % 2 == 0 { neighbour(0) } else { from };
+                    let _ = gate.destination(from, IpAddr::from(chance.next().to_be_bytes()), now);
+                }
+            }
+            assert!(gate.peers.len() <= MAX_PEERS);
+            assert!(gate.open == held.len() && gate.open <= limits.tunnels);
+            let neighbours = held.iter().filter(|who| who.is_neighbour()).count();
+            assert!(gate.neighbours.open == neighbours && neighbours <= limits.tunnels_of_neighbours());
+        }
+        let budgets = || gate.peers.values().map(|peer| &peer.budget);
+        assert!(
+            budgets()
+                .all(|b| b.destinations.len() <= limits.destinations && b.open <= limits.tunnels_per_peer)
+        );
+        assert!(gate.neighbours.destinations.len() <= limits.destinations * limits.shares_of(limits.tunnels));
+        assert_eq!(
+            budgets().map(|b| b.open).sum::<usize>(),
+            held.len(),
+            "nobody with a tunnel is forgotten"
+        );
+    }
+
+    /// Numbers in no order, the same each time.
+    struct Xorshift(u32);
+
+    impl Xorshift {
+        fn next(&mut self) -> u32 {
+            for shift in [13, -17, 5_i32] {
+                self.0 ^= if shift > 0 {
+                    self.0 << shift
+                } else {
+                    self.0 >> -shift
+                };
+            }
+            self.0
+        }
+    }
 }

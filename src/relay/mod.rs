@@ -10,6 +10,8 @@
 
 mod cidr;
 mod class;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod door;
 mod egress;
 mod first;
 mod gate;

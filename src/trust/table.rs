@@ -120,7 +120,7 @@ impl Table {
         let members = self.reach(me, &revoked);
         let blocked = revoked
             .iter()
-            .filter(|(subject, r)| r.block && !members.contains_key(subject));
+            .filter(|(subject, r)| r.block && **subject != me && !members.contains_key(subject));
         View {
             blocked: blocked.map(|(subject, _)| *subject).collect(),
             members,
@@ -186,7 +186,8 @@ impl Table {
         latest
     }
 
-    /// A revocation always has room: else a member could keep itself from being put out.
+    /// A revocation always has room, and so has the owner's own word: else a member could keep itself from being put out,
+    /// by a flood of statements, be they revocations of nobody.
     fn has_room(&mut self, signed: &Signed, me: PeerId) -> bool {
         let by = signed.signer();
         let revocation = is_revocation(signed.statement());
@@ -203,17 +204,20 @@ impl Table {
             return true;
         }
         let strangers = self.statements.keys().find(|(s, _, _)| unknown(s)).copied();
-        // Vouches of whoever said most: a household's own devices say little.
+        // Of whoever else said most, a vouch before a revocation: a household's own devices say little.
         let crowd = || {
             let mut counts: BTreeMap<PeerId, usize> = BTreeMap::new();
             for (signer, _, _) in self.statements.keys() {
                 *counts.entry(*signer).or_default() += 1;
             }
-            let loudest = counts.into_iter().max_by_key(|(_, n)| *n)?.0;
-            let vouches = |(signer, _, revokes): &&Place| *signer == loudest && !*revokes;
-            self.statements.keys().find(vouches).copied()
+            let others = counts
+                .into_iter()
+                .filter(|(signer, _)| *signer != by && *signer != me);
+            let loudest = others.max_by_key(|(_, n)| *n)?.0;
+            let said = self.statements.keys().filter(|(signer, _, _)| *signer == loudest);
+            said.min_by_key(|(_, _, revokes)| *revokes).copied()
         };
-        match strangers.or_else(|| revocation.then(crowd).flatten()) {
+        match strangers.or_else(|| (revocation || by == me).then(crowd).flatten()) {
             Some(place) => self.statements.remove(&place).is_some(),
             None => false,
         }

@@ -532,6 +532,65 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        /// Exact, in whole units: over every stretch of time, with a clock that jumps both ways, and with what was taken
+        /// in vain given back.
+        #[test]
+        fn prop_9_a_bucket_never_gives_more_than_burst_and_rate_whatever_the_clock_does(
+            amount in prop_oneof![0u64..5, 1u64..1_000_000_000, Just(u64::MAX)],
+            per in prop_oneof![0u64..10, Just(1_000_000_000u64), Just(8_000_000_000)],
+            burst in prop_oneof![0u64..5, 1u64..10_000_000],
+            steps in prop::collection::vec(
+                (-2_000_000i64..3_000_000, prop_oneof![0u64..3, 0u64..2_000_000, Just(u64::MAX)], 0u64..4),
+                1..40,
+            ),
+        ) {
+            let start = Instant::now() + Duration::from_secs(3600);
+            let mut bucket = Bucket::new(amount, Duration::from_nanos(per), burst, start);
+            let (amount, per, burst) = (u128::from(amount.max(1)), u128::from(per.max(1)), u128::from(burst.max(1)));
+            let (mut clock, mut latest) = (0i64, 0i64);
+            let mut given: Vec<(i64, i128)> = Vec::new();
+            for (jump, want, back) in steps {
+                clock += jump;
+                latest = latest.max(clock);
+                let now = match clock {
+                    0.. => start + Duration::from_nanos(clock.unsigned_abs()),
+                    _ => start - Duration::from_nanos(clock.unsigned_abs()),
+                };
+                let Ok(taken) = bucket.take(want, now) else { continue };
+                prop_assert!(taken <= want);
+                let vain = taken.checked_div(back).unwrap_or_default();
+                bucket.refund(vain);
+                given.push((latest, i128::from(taken) - i128::from(vain)));
+            }
+            for (place, (from, _)) in given.iter().enumerate() {
+                let mut sum = 0;
+                for (until, units) in &given[place..] {
+                    sum += units;
+                    let past = u128::from((until - from).unsigned_abs());
+                    let most = burst + past * amount / per;
+                    prop_assert!(u128::try_from(sum).unwrap() <= most, "{} units, {} allowed", sum, most);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn prop_12_a_hundred_thousand_uplinks_come_and_go_and_few_limiters_stay() {
+        let limiters = Limiters::default();
+        let held: Vec<_> = (0..10).map(|n| limiters.of(&format!("used{n}"))).collect();
+        for n in 0..100_000 {
+            limiters.of(&format!("wan{n}"));
+            assert!(locked(&limiters.0).len() <= MAX_IDLE + held.len());
+        }
+        assert!(
+            held.iter().all(|used| Arc::strong_count(&used.0) == 2),
+            "those in use stay"
+        );
+    }
+
     #[tokio::test(start_paused = true)]
     async fn streams_of_one_uplink_share_its_rate_and_use_it_up() {
         let start = tokio::time::Instant::now();

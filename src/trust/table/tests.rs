@@ -150,6 +150,14 @@ fn a_word_that_gives_more_than_the_own_one_before_is_of_a_later_epoch() {
 }
 
 #[test]
+fn sec_b9_who_was_blocked_and_came_back_is_not_blocked_in_its_own_eyes() {
+    let back = [vouch(0, 1, 1, true), revoke(1, 0, 1, true), vouch(1, 0, 2, true)];
+    let view = view(&back);
+    assert_eq!(view.put_out_by, None);
+    assert_eq!(view.blocked, BTreeSet::new());
+}
+
+#[test]
 fn the_last_epoch_there_is_leaves_no_next_one() {
     let table = table(&[vouch(0, 1, 1, true), revoke(1, 2, u32::MAX, true)]);
     assert_eq!(table.next_epoch(id(0), id(2), true), None);
@@ -202,4 +210,75 @@ proptest! {
             prop_assert!(known.is_some_and(|k| k.by.is_superset(&vouched.by)), "a revocation brought somebody in");
         }
     }
+}
+
+#[test]
+fn prop_12_a_hundred_thousand_hostile_statements_leave_the_table_bounded_and_the_owners_word_in_it() {
+    let crowd: Vec<DeviceKey> = (0..40).map(|_| DeviceKey::ephemeral().unwrap()).collect();
+    let me = id(0);
+    let mut pool = Vec::new();
+    for (n, signer) in (0_u8..).zip(&crowd) {
+        for about in 0_u8..150 {
+            let subject = match crowd.get(usize::from(about)) {
+                Some(known) => known.id(),
+                None => PeerId([about; 32]),
+            };
+            let said = match about % 3 {
+                0 => Said::Revoke { block: n % 2 == 0 },
+                _ => Said::Vouch {
+                    may_vouch: n % 2 == 0,
+                },
+            };
+            let epoch = u32::from(n.wrapping_mul(about) % 5);
+            pool.push(Signed::new(Statement { subject, said, epoch }, signer).unwrap());
+        }
+    }
+    let mut table = Table::default();
+    let of = |signer: PeerId, table: &Table| table.all().filter(|s| s.signer() == signer).count();
+    for n in 0..100_000_usize {
+        // Half of the crowd is vouched for by then, and one of those who were is put out.
+        if n == 50_000 {
+            for member in crowd.iter().step_by(2) {
+                let subject = member.id();
+                let said = Said::Vouch { may_vouch: true };
+                let signed = Signed::new(
+                    Statement {
+                        subject,
+                        said,
+                        epoch: 9,
+                    },
+                    &keys()[0],
+                )
+                .unwrap();
+                table.merge(signed, me);
+            }
+        }
+        // In no order, the same each time.
+        let at = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+        table.merge(pool[at as usize % pool.len()].clone(), me);
+        assert!(table.statements.len() <= MAX_STATEMENTS);
+        if n < 50_000 {
+            assert!(table.statements.len() <= MAX_UNKNOWN, "strangers");
+        }
+    }
+    assert!(
+        crowd
+            .iter()
+            .all(|signer| of(signer.id(), &table) <= 2 * MAX_OF_SIGNER)
+    );
+    assert_eq!(table.statements.len(), MAX_STATEMENTS, "the flood got in");
+    let subject = crowd[2].id();
+    let said = Said::Revoke { block: true };
+    let out = Signed::new(
+        Statement {
+            subject,
+            said,
+            epoch: 9,
+        },
+        &keys()[0],
+    )
+    .unwrap();
+    assert!(table.merge(out, me), "there is always room to put somebody out");
+    assert!(table.view(me).blocked.contains(&subject));
+    assert!(table.statements.len() <= MAX_STATEMENTS);
 }
