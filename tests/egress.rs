@@ -337,6 +337,7 @@ fn sec_a8_other_ports_see_no_syn_and_other_first_bytes_never_reach_the_origin() 
                 "{port}"
             );
         }
+        mallory.leave().await;
     });
     assert_eq!(syns.seen(), []);
     assert_eq!(lender.wire(0).carried().up, 0);
@@ -378,6 +379,7 @@ fn sec_a8_other_ports_see_no_syn_and_other_first_bytes_never_reach_the_origin() 
                 // Cut off, not ended.
                 assert!(tunnel.read(&mut [0; 1]).await.is_err(), "{what}");
             }
+            mallory.leave().await;
         });
         match (serving.join().unwrap(), passes) {
             (Ok(got), true) => assert_eq!(got, *first, "{what}"),

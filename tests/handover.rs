@@ -32,7 +32,7 @@ const RATE: f64 = 40.0;
 const OVERHEAD: f64 = 1.06;
 const LIMIT: Duration = Duration::from_secs(60);
 /// The daemon's user, its client, and one who may do nothing.
-const DAEMON: u32 = 61001;
+const DAEMON: u32 = lab::SERVICE_USER;
 const CLIENT: u32 = 61002;
 const STRANGER: u32 = 61003;
 

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use attack::{HELLO, OFFERS, frame, hello, inside};
+use attack::{HELLO, HOME, OFFERS, frame, hello, inside};
 use lab::{Lab, Peer, Process, figure, lanes, measured, no_uplink, peers, uplink};
 use quinn::crypto::rustls::QuicClientConfig;
 use tokio::io::AsyncWriteExt;
@@ -60,6 +60,78 @@ async fn linked(
         .await
         .ok()?;
     Some((link, control))
+}
+
+// --- SEC-A11, SEC-A12 ---
+
+/// Kinds of frames that no version so far has: where a later one may put questions for content, and content.
+const CONTROL_KINDS: std::ops::Range<u16> = 7..16;
+const STREAM_KINDS: std::ops::Range<u16> = 18..40;
+
+#[test]
+fn sec_a11_sec_a12_a_neighbour_that_asks_for_content_or_sends_some_gets_nothing_and_leaves_nothing() {
+    let Some(lab) = Lab::beside() else { return };
+    let lab = lab.peer("ann", no_uplink()).peer("mallory", no_uplink());
+    let (ann, mallory) = (lab.at("ann"), lab.at("mallory"));
+    let daemon = ann.spawn_daemon(&[]);
+    ann.wait_status("itself", SOON, |_| true);
+    let there = quic(ann);
+    let files = || fs::read_dir(ann.directory().join("state")).unwrap().count();
+    let (before, memory) = (files(), daemon.memory().now as f64 / MIB);
+    let (answers, told) = inside(mallory, async || {
+        let key = DeviceKey::ephemeral().unwrap();
+        let endpoint = attack::endpoint(&key, ALPN, false);
+        let (link, mut control) = linked(&endpoint, there, "mallory").await.unwrap();
+        let piece = vec![0xab_u8; 48 * 1024];
+        for kind in CONTROL_KINDS {
+            control
+                .write_all(&frame(kind, &("have", [7_u8; 32]), &[]))
+                .await
+                .unwrap();
+            control.write_all(&frame(kind, &piece, &[])).await.unwrap();
+        }
+        let mut answers = Vec::new();
+        for kind in STREAM_KINDS {
+            let (mut send, mut recv) = link.open_bi().await.unwrap();
+            send.write_all(&frame(kind, &("have", [7_u8; 32]), &[]))
+                .await
+                .unwrap();
+            // It is reset before all of that is there, or afterwards.
+            let _ = send.write_all(&frame(kind, &piece, &[])).await;
+            let answer = tokio::time::timeout(Duration::from_secs(5), recv.read_to_end(1000)).await;
+            answers.push(answer.expect("it holds the stream").unwrap_or_default().len());
+        }
+        // All of that came: a change that is told afterwards arrives, and nothing but what any neighbour is told.
+        let mut heard = link.accept_uni().await.unwrap();
+        let mut told = std::collections::BTreeSet::new();
+        let mut head = [0; 6];
+        while let Ok(Ok(())) =
+            tokio::time::timeout(Duration::from_millis(500), heard.read_exact(&mut head)).await
+        {
+            told.insert(u16::from_be_bytes([head[4], head[5]]));
+            let mut body = vec![0; u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize];
+            heard.read_exact(&mut body).await.unwrap();
+        }
+        assert!(
+            link.close_reason().is_none(),
+            "what is of a later version is skipped"
+        );
+        (answers, told)
+    });
+    let more = daemon.memory().now as f64 / MIB - memory;
+    figure(format_args!(
+        "SEC-A11, SEC-A12: {} questions and pieces: {} bytes of answers, told kinds {told:?}, {more:.1} MiB more, {} more files",
+        answers.len() + CONTROL_KINDS.len(),
+        answers.iter().sum::<usize>(),
+        files() - before
+    ));
+    assert!(answers.iter().all(|bytes| *bytes == 0), "{answers:?}");
+    assert!(
+        told.iter().all(|kind| [HELLO, OFFERS, HOME].contains(kind)),
+        "{told:?}"
+    );
+    assert_eq!(files(), before);
+    assert!(more <= 4.0, "{more} MiB");
 }
 
 // --- SEC-A13 ---

@@ -140,7 +140,7 @@ pub enum DialError {
     #[error("one of the two devices is blocked at the other")]
     Blocked,
     /// Too many links.
-    #[error("there are {} links already", table::MAX_LINKS)]
+    #[error("there is no place for another link")]
     Full,
     /// The handshake failed.
     #[error("no peer answers there: {0}")]

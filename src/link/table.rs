@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::types::PeerId;
 
 /// No household has more; a flood of identities ends here (SEC-A13).
-pub(super) const MAX_LINKS: usize = 64;
+const MAX_LINKS: usize = 64;
 /// Of them, those whom nobody vouched for: every device of a large household that is not set up yet.
 const MAX_NEIGHBOURS: usize = 48;
 /// A device, and commands on it that run without its daemon.

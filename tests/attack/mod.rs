@@ -25,6 +25,7 @@ use super::lab::Peer;
 /// Kinds of frames, as `link::wire` has them.
 pub const HELLO: u16 = 1;
 pub const OFFERS: u16 = 2;
+pub const HOME: u16 = 4;
 
 /// Does async `work` in a thread in the peer's namespaces and waits for it.
 #[track_caller]

@@ -92,6 +92,11 @@ impl Borrower {
         }
     }
 
+    /// Ends the link, so that the lender has its place back at once.
+    pub async fn leave(self) {
+        self._links.0.close().await;
+    }
+
     /// The numbers of the uplinks that are offered.
     pub fn offered(&self) -> Vec<u32> {
         self.link.offers().iter().map(|offer| offer.id).collect()

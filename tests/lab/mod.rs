@@ -80,6 +80,9 @@ const SWITCH: &str = "lan";
 /// An address of the internet without an origin, for whatever a test wants there.
 pub const INTERNET: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 
+/// The user `tributary`, as whom a package's service runs, on the lab's devices.
+pub const SERVICE_USER: u32 = 61_001;
+
 /// A household that runs until it is dropped.
 #[derive(Debug)]
 pub struct Lab {
@@ -157,6 +160,11 @@ impl Lab {
             "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
         )?;
         fs::write(files.join("nsswitch.conf"), "hosts: files dns\n")?;
+        let passwd = format!(
+            "root:x:0:0::/root:/bin/sh\n{user}:x:{SERVICE_USER}:{SERVICE_USER}::/nonexistent:/usr/sbin/nologin\n",
+            user = "tributary"
+        );
+        fs::write(files.join("passwd"), passwd)?;
         let authority = Arc::new(Authority::new().map_err(io::Error::other)?);
         fs::write(files.join("roots.pem"), authority.pem())?;
         let internet = Arc::new(Namespace::network()?);
@@ -305,6 +313,7 @@ impl Lab {
             (file("hosts"), "/etc/hosts"),
             (file("resolv.conf"), "/etc/resolv.conf"),
             (file("nsswitch.conf"), "/etc/nsswitch.conf"),
+            (file("passwd"), "/etc/passwd"),
         ];
         let namespace = Arc::new(Namespace::host(name, &seen)?);
         let number = u8::try_from(self.peers.len() + 1).map_err(io::Error::other)?;
