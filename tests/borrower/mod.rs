@@ -255,20 +255,23 @@ fn tap() -> io::Result<OwnedFd> {
 
 fn watch_for_syns(tap: &OwnedFd, seen: &Mutex<Vec<SocketAddr>>, end: &AtomicBool) {
     let mut packet = [0; 128];
+    // One that got no answer is sent again, which is no other connection.
+    let mut known = std::collections::BTreeSet::new();
     while !end.load(Ordering::Relaxed) {
         let Ok((length, Some(from))) = recvfrom::<LinkAddr>(tap.as_raw_fd(), &mut packet) else {
             continue;
         };
         if from.pkttype() == OUTGOING
-            && let Some(to) = syn(&packet[..length.min(packet.len())])
+            && let Some((to, connection)) = syn(&packet[..length.min(packet.len())])
+            && known.insert((to, connection))
         {
             seen.lock().unwrap().push(to);
         }
     }
 }
 
-/// Where a packet leads to that begins a connection.
-fn syn(packet: &[u8]) -> Option<SocketAddr> {
+/// Where a packet leads to that begins a connection, and what tells it from others: its own port and its first number.
+fn syn(packet: &[u8]) -> Option<(SocketAddr, [u8; 6])> {
     const SYN: u8 = 2;
     const ACK: u8 = 16;
     let (to, tcp): (IpAddr, &[u8]) = match packet.first()? >> 4 {
@@ -283,7 +286,8 @@ fn syn(packet: &[u8]) -> Option<SocketAddr> {
         _ => return None,
     };
     let port = u16::from_be_bytes([*tcp.get(2)?, *tcp.get(3)?]);
-    (tcp.get(13)? & (SYN | ACK) == SYN).then(|| SocketAddr::new(to, port))
+    let [a, b, _, _, c, d, e, f] = *tcp.first_chunk()?;
+    (tcp.get(13)? & (SYN | ACK) == SYN).then(|| (SocketAddr::new(to, port), [a, b, c, d, e, f]))
 }
 
 /// A name server on a peer that answers in turn with a public address, a private one, and both.
