@@ -160,10 +160,14 @@ impl Lab {
             "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
         )?;
         fs::write(files.join("nsswitch.conf"), "hosts: files dns\n")?;
-        let passwd = format!(
-            "root:x:0:0::/root:/bin/sh\n{user}:x:{SERVICE_USER}:{SERVICE_USER}::/nonexistent:/usr/sbin/nologin\n",
-            user = "tributary"
-        );
+        // The machine's own users, for the programs beside ours.
+        let users = fs::read_to_string("/etc/passwd")?;
+        let others = users.lines().filter(|user| !user.starts_with("tributary:"));
+        let service = format!("tributary:x:{SERVICE_USER}:{SERVICE_USER}::/nonexistent:/usr/sbin/nologin");
+        let passwd = others
+            .chain([service.as_str()])
+            .map(|user| format!("{user}\n"))
+            .collect::<String>();
         fs::write(files.join("passwd"), passwd)?;
         let authority = Arc::new(Authority::new().map_err(io::Error::other)?);
         fs::write(files.join("roots.pem"), authority.pem())?;
