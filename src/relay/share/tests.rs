@@ -179,7 +179,8 @@ proptest! {
     #[test]
     fn sec_a13_the_share_holds_on_any_line_that_changes_as_it_likes(
         tunnels in prop::collection::vec(1usize..6, 1..12),
-        phases in prop::collection::vec((60u64..20_000, 2u64..20_000), 1..8),
+        // What others want is notable where they get it: less than that beside a lot is no use of a line.
+        phases in prop::collection::vec((60u64..20_000, 34u64..20_000), 1..8),
     ) {
         let mut line = Line::new(&tunnels);
         for (bytes, wanted) in phases {
