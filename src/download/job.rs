@@ -28,6 +28,7 @@ use super::{Context, Files, Job, Outcome, Progress};
 use crate::lane::{Lane, LaneInfo};
 use crate::store::Generation;
 use crate::task::Tasks;
+use crate::trust::Right;
 use crate::types::ByteRange;
 use crate::types::LaneId;
 use crate::types::PIECE;
@@ -160,6 +161,10 @@ enum Next {
 }
 
 /// Why content comes as one stream.
+const BY_MEMBERS: &str =
+    "plain http, partly over members' lines: they could have changed it; a checksum (--sha256) would tell";
+const KEPT: &str = "plain http, which a lender nobody vouched for could change: such lines were not used; https or a checksum \
+                    (--sha256) would let them help";
 const NO_RANGES: &str = "the origin sends this only as one stream, so only one line was used";
 const TWO_VERSIONS: &str = "restarted: the origin has different versions for different lines, and this is the one that most of them get";
 const NO_VERSION: &str = "the origin gives nothing to tell versions apart, so only one line was used; a checksum (--sha256) would help";
@@ -408,16 +413,21 @@ impl Run {
         Ok(())
     }
 
-    /// Lent lanes there were, but not for plain http.
-    fn plain_note(&self) -> Option<String> {
+    /// What plain http without a checksum means: members may have changed it, and others' lines were not used for it.
+    fn plain_note(&self, used: &[(LaneInfo, u64)]) -> Option<String> {
         let job = &self.shared.job;
-        let lent = self.lanes.borrow().iter().any(|lane| lane.info().peer.is_some());
-        let kept = job.url.scheme() == "http" && job.sha256.is_none() && job.pool && lent;
-        kept.then(|| {
-            "plain http, which a lender could change: only this device's uplinks were used; https or a checksum \
-             (--sha256) would let the others help"
-                .to_owned()
-        })
+        let plain = job.url.scheme() == "http" && job.sha256.is_none() && job.pool;
+        let by_members = used.iter().any(|(info, bytes)| info.peer.is_some() && *bytes > 0);
+        let kept_from = || {
+            let lanes = self.lanes.borrow();
+            let mut tiers = lanes.iter().filter_map(|lane| lane.info().tier);
+            tiers.any(|tier| !tier.may(Right::CarryPlain))
+        };
+        match plain {
+            true if by_members => Some(BY_MEMBERS.to_owned()),
+            true if kept_from() => Some(KEPT.to_owned()),
+            _ => None,
+        }
     }
 
     fn unusable<T>(&self, why: &Why) -> Result<T, DownloadError> {
@@ -434,6 +444,7 @@ impl Run {
         lanes: Vec<(LaneInfo, u64)>,
         best_single: Option<Rate>,
     ) -> Outcome {
+        let note = self.note.clone().or_else(|| self.plain_note(&lanes));
         Outcome {
             path,
             bytes,
@@ -443,7 +454,7 @@ impl Run {
             pooled: lanes.iter().filter(|(_, bytes)| *bytes > 0).count() > 1,
             lanes,
             best_single,
-            note: self.note.clone().or_else(|| self.plain_note()),
+            note,
         }
     }
 }

@@ -67,7 +67,10 @@ pub(super) async fn live(
         tokio::select! {
             error = hear(&inner, &link, recv) => {
                 tracing::debug!(peer = %link.peer.short(), %error, "control stream ended");
-                link.connection.close(PROTOCOL, b"");
+                // Where the peer has closed it, its reason would be lost by that, and with it the word that it put us out.
+                if link.is_up() {
+                    link.connection.close(PROTOCOL, b"");
+                }
             }
             () = tell(&inner, &link, &mut send, (offers, tier), &mut steps) => {}
             () = accept_tunnels(&inner, &link) => {}

@@ -1,10 +1,14 @@
 //! Lanes that are treated differently by the origin, fail, come and go.
 
+use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 use tributary::download::{DownloadError, LaneState};
+use tributary::lane::Lane;
+use tributary::trust::Tier;
 
 use crate::MIB;
 use crate::evil_origin::{Bench, Body, Reply, Request, TestLane, Tls, content, sha256};
@@ -191,12 +195,28 @@ async fn http_19_plain_http_without_a_digest_stays_on_own_uplinks() {
     let data = content(8 * MIB, 8);
     let served = data.clone();
     let mut bench = Bench::with_tls(Tls::Off, 3, move |r| Reply::honest(r, &served, TAG).rate(8 * MIB)).await;
-    assert!(!bench.get_exactly(&data).await.pooled);
+    let alone = bench.get_exactly(&data).await;
+    assert!(!alone.pooled);
+    assert!(alone.note.unwrap().contains("nobody vouched for"));
     assert_eq!(bench.origin.lanes(), [0]);
     assert_eq!(bench.origin.most_open(1), 0, "not even a connection");
     std::fs::remove_file(bench.path()).unwrap();
     bench.job.sha256 = Some(sha256(&data));
     assert!(bench.get_exactly(&data).await.pooled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_19_plain_http_goes_over_members_lines_too_and_the_user_is_told_so() {
+    let data = content(8 * MIB, 8);
+    let served = data.clone();
+    let bench = Bench::with_tls(Tls::Off, 3, move |r| Reply::honest(r, &served, TAG).rate(8 * MIB)).await;
+    let member = TestLane::with(1, Ipv4Addr::LOCALHOST, |info| info.tier = Some(Tier::Member));
+    let lanes: [Arc<dyn Lane>; 3] = [TestLane::new(0), member, TestLane::new(2)];
+    bench.lanes.send_replace(Arc::new(lanes.to_vec()));
+    let outcome = bench.get_exactly(&data).await;
+    assert!(outcome.pooled);
+    assert!(outcome.note.unwrap().contains("members' lines"));
+    assert_eq!(bench.origin.most_open(2), 0, "nobody vouched for that one");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -362,7 +382,7 @@ async fn of_two_lanes_on_one_line_only_one_is_used() {
     let served = data.clone();
     let bench = Bench::new(0, move |r| Reply::honest(r, &served, TAG).rate(8 * MIB)).await;
     let line = TestLane::new(0).line();
-    let twin = TestLane::with(1, std::net::Ipv4Addr::LOCALHOST, |info| info.line = line);
+    let twin = TestLane::with(1, Ipv4Addr::LOCALHOST, |info| info.line = line);
     bench.set_lanes(vec![TestLane::new(0), twin]);
     bench.get_exactly(&data).await;
     assert_eq!(bench.origin.lanes(), [0]);
@@ -390,7 +410,7 @@ async fn of_two_lanes_on_one_line_the_other_takes_over_where_the_one_at_work_fai
         };
         let bench = Bench::new(0, spoiled).await;
         let line = TestLane::new(1).line();
-        let twin = TestLane::with(2, std::net::Ipv4Addr::LOCALHOST, |info| info.line = line);
+        let twin = TestLane::with(2, Ipv4Addr::LOCALHOST, |info| info.line = line);
         bench.set_lanes(vec![TestLane::new(1), twin]);
         let outcome = bench.get_exactly(&data).await;
         let brought = |owner: &str| {
