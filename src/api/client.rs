@@ -121,7 +121,11 @@ impl Client {
     /// # Errors
     /// Where the connection breaks.
     pub async fn answer(&self, answer: Compared) -> Result<(), ClientError> {
-        Ok(self.wire.say(&answer).await?)
+        match self.wire.say(&answer).await {
+            // It has ended meanwhile: its last reply says why.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.into()),
+            _ => Ok(()),
+        }
     }
 
     /// Follows a download to its end: opens its files where `files` has them, and lets `show` see how far it is. When
