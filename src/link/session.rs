@@ -337,39 +337,28 @@ async fn greet(
     peer: PeerId,
     role: Role,
 ) -> Result<(Hello, Control), DialError> {
-    if role == Role::Dialled {
-        let (hello, recv) = hear_hello(connection).await?;
-        if inner.table().stands(peer, hello.session) {
-            return Err(DialError::Duplicate);
-        }
-        if is_copy(inner, connection, peer, hello.session).await {
-            return Err(DialError::Copy);
-        }
-        let (send, offers, tier) = say_hello(inner, connection, peer).await?;
-        return Ok((
-            hello,
-            Control {
-                send,
-                recv,
-                offers,
-                tier,
-            },
-        ));
-    }
-    let (send, offers, tier) = say_hello(inner, connection, peer).await?;
+    let said = match role {
+        Role::Accepted => Some(say_hello(inner, connection, peer).await?),
+        Role::Dialled => None,
+    };
     let (hello, recv) = hear_hello(connection).await?;
+    if role == Role::Dialled && inner.table().stands(peer, hello.session) {
+        return Err(DialError::Duplicate);
+    }
     if is_copy(inner, connection, peer, hello.session).await {
         return Err(DialError::Copy);
     }
-    Ok((
-        hello,
-        Control {
-            send,
-            recv,
-            offers,
-            tier,
-        },
-    ))
+    let (send, offers, tier) = match said {
+        Some(said) => said,
+        None => say_hello(inner, connection, peer).await?,
+    };
+    let control = Control {
+        send,
+        recv,
+        offers,
+        tier,
+    };
+    Ok((hello, control))
 }
 
 async fn say_hello(

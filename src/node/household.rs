@@ -12,7 +12,7 @@ use crate::api::{
     Approval, ApproveRequest, Change, Changed, Failed, Household, Invited, Known, Named, Reply,
 };
 use crate::link::Link;
-use crate::trust::{MAX_VALID, PutOut, Tier, Token, TrustError, Vouched};
+use crate::trust::{MAX_VALID, PutOut, Tier, Token, Vouched};
 use crate::types::{PeerId, bytes_from_hex};
 
 use super::Node;
@@ -195,7 +195,10 @@ fn put_out(node: &Node, device: &str, how: PutOut) -> BoxFuture<'static, Result<
         fell
     });
     async move {
-        let fell = done.await.map_err(|e| unexpected(&e))?.map_err(|e| trouble(&e))?;
+        let fell = done
+            .await
+            .map_err(|e| unexpected(&e))?
+            .map_err(|e| unexpected(&e))?;
         let fell = fell.iter().filter_map(|id| members.get(id).cloned()).collect();
         Ok(Reply::Changed(match how {
             PutOut::Forget => Changed::Forgotten(device),
@@ -211,7 +214,9 @@ fn leave(node: &Node) -> BoxFuture<'static, Result<Reply, Failed>> {
     let trust = node.trust.clone();
     let done = node.tasks.blocking(move || trust.leave());
     async move {
-        done.await.map_err(|e| unexpected(&e))?.map_err(|e| trouble(&e))?;
+        done.await
+            .map_err(|e| unexpected(&e))?
+            .map_err(|e| unexpected(&e))?;
         Ok(Reply::Changed(Changed::Left { members, passphrase }))
     }
     .boxed()
@@ -230,10 +235,6 @@ pub(super) fn approve(node: &Node, request: &ApproveRequest) -> Result<Approval,
     }
     let (news, person) = node.vouching.approve(peer, device)?;
     Ok(Approval { news, person })
-}
-
-fn trouble(error: &TrustError) -> Failed {
-    unexpected(error)
 }
 
 fn unexpected(error: &dyn std::error::Error) -> Failed {

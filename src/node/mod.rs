@@ -315,11 +315,6 @@ impl Node {
         self.port
     }
 
-    /// Whom it trusts.
-    pub const fn trust(&self) -> &Trust {
-        &self.trust
-    }
-
     /// The lanes there are.
     pub fn lanes(&self) -> watch::Receiver<LaneSet> {
         self.lanes.clone()

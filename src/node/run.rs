@@ -189,7 +189,8 @@ impl Run {
     /// Whatever of this peer's uplinks may be used.
     fn lanes_of(&mut self, link: &Arc<Link>) {
         let tier = link.tier();
-        if tier >= Tier::Member || (tier.may(Right::CarryProven) && self.doors.borrow().borrow) {
+        let open = self.doors.borrow().borrow || tier.may(Right::CarryPlain);
+        if open && tier.may(Right::CarryProven) {
             self.lanes.peer(link);
         } else {
             self.lanes.peer_gone(link.peer());
