@@ -21,6 +21,7 @@ pub mod relay;
 pub mod store;
 pub mod stripe;
 pub mod task;
+pub mod transfer;
 pub mod trust;
 pub mod types;
 pub mod uplink;

@@ -492,7 +492,7 @@ async fn stall(link: &Link, url: &str, roots: &Path, tunnels: usize) -> Vec<Stal
     {
         store.add(certificate.unwrap()).unwrap();
     }
-    let tls = Arc::new(tributary::download::config_with(store).unwrap());
+    let tls = Arc::new(tributary::transfer::config_with(store).unwrap());
     let path = url.strip_prefix("https://origin.lab").unwrap();
     let mut held = Vec::new();
     for _ in 0..tunnels {

@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["trust"],
     &["discovery", "link"],
     &["lane", "relay"],
+    &["transfer"],
     &["download", "upload", "share"],
     &["proxy", "api"],
     &["config"],

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use crate::download::{self, DownloadError, LaneState, Outcome};
+use crate::download::{DownloadError, Outcome};
 use crate::lane::LaneInfo;
 use crate::store::StoreError;
+use crate::transfer::{self, LaneState, TlsError};
 use crate::types::Rate;
 
 use super::{Done, Failed, LaneProgress, Progress};
@@ -28,8 +29,8 @@ pub const USAGE: u8 = 2;
 /// Stopped by the user; resumable.
 pub const STOPPED: u8 = 130;
 
-impl From<&download::Progress> for Progress {
-    fn from(progress: &download::Progress) -> Self {
+impl From<&transfer::Progress> for Progress {
+    fn from(progress: &transfer::Progress) -> Self {
         let lanes: Vec<LaneProgress> = progress.lanes.iter().map(LaneProgress::from).collect();
         Self {
             name: Some(progress.name.clone()).filter(|n| !n.is_empty()),
@@ -41,8 +42,8 @@ impl From<&download::Progress> for Progress {
     }
 }
 
-impl From<&download::LaneProgress> for LaneProgress {
-    fn from(lane: &download::LaneProgress) -> Self {
+impl From<&transfer::LaneProgress> for LaneProgress {
+    fn from(lane: &transfer::LaneProgress) -> Self {
         let (why, parked_for, failures) = match &lane.state {
             LaneState::Active => (None, None, None),
             LaneState::Idle(why) | LaneState::Ineligible(why) => (Some(why.clone()), None, None),
@@ -100,6 +101,15 @@ impl From<DownloadError> for Failed {
     }
 }
 
+impl From<TlsError> for Failed {
+    fn from(error: TlsError) -> Self {
+        Self {
+            code: UNEXPECTED,
+            message: error.to_string(),
+        }
+    }
+}
+
 fn part(info: &LaneInfo, bytes: u64) -> LaneProgress {
     LaneProgress {
         owner: info.owner.clone(),
@@ -132,6 +142,6 @@ const fn code(error: &DownloadError) -> u8 {
         DownloadError::Store(StoreError::NotTaken { .. }) => DAEMON,
         DownloadError::Store(_) => FILE,
         DownloadError::Stopped { .. } => STOPPED,
-        DownloadError::Tls(_) => UNEXPECTED,
+        DownloadError::Task(_) => UNEXPECTED,
     }
 }

@@ -196,7 +196,7 @@ fn trusting(authority: &Authority) -> Result<Arc<rustls::ClientConfig>, DemoErro
     roots
         .add(certificate)
         .map_err(|e| DemoError::Certificate(e.to_string()))?;
-    crate::download::config_with(roots)
+    crate::transfer::config_with(roots)
         .map(Arc::new)
         .map_err(|e| DemoError::Tls(e.into()))
 }

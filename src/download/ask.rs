@@ -2,11 +2,9 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
 use headers::Authorization;
 use headers::HeaderMapExt;
 use headers::authorization::Basic;
-use http_body_util::Empty;
 use hyper::HeaderMap;
 use hyper::Request;
 use hyper::StatusCode;
@@ -16,10 +14,10 @@ use percent_encoding::percent_decode_str;
 use tokio::time::timeout;
 use url::{Position, Url};
 
-use super::client::{Connection, Endpoint, HEAD_LIMIT, OpenError};
 use super::redirect;
 use super::redirect::RedirectError;
 use super::route::Route;
+use crate::transfer::{Connection, Endpoint, HEAD_LIMIT, OpenError, Payload, nothing};
 use crate::types::ByteRange;
 
 /// What the program calls itself to origins, where the user says nothing else.
@@ -114,12 +112,12 @@ async fn once(route: &Route, url: &Url, question: &Question) -> Result<Answer, A
     }
 }
 
-fn request(route: &Route, url: &Url, question: &Question) -> Result<Request<Empty<Bytes>>, AskError> {
+fn request(route: &Route, url: &Url, question: &Question) -> Result<Request<Payload>, AskError> {
     let job = &route.shared.job;
     let invalid = |error: hyper::http::Error| AskError::Request(error.to_string());
     let mut request = Request::get(&url[Position::BeforePath..Position::AfterQuery])
         .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
-        .body(Empty::new())
+        .body(nothing())
         .map_err(invalid)?;
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));

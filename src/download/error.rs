@@ -57,9 +57,9 @@ pub enum DownloadError {
         /// How long it was waited for.
         seconds: u64,
     },
-    /// TLS cannot be set up at all.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
+    /// A fault of this program.
+    #[error("the download's task failed: {0}")]
+    Task(String),
     /// The origin answered, but not with the content.
     #[error("{host} answered {status}{}", advice(*.status))]
     Status {

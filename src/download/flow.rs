@@ -14,10 +14,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
-use super::client::Connection;
 use crate::store::Part;
 use crate::store::StoreError;
 use crate::task::Tasks;
+use crate::transfer::Connection;
 
 /// Bytes a block holds: large enough that the hop to the blocking pool costs nothing, small enough for a Pi Zero.
 const BLOCK: usize = 256 << 10;

@@ -16,7 +16,6 @@ use url::Url;
 
 use super::answer::{Known, Verdict, Why, media};
 use super::ask::Question;
-use super::client::Endpoint;
 use super::driver::{Driver, Ending, MAX_CONNECTIONS, SLOTS, Start};
 use super::error::DownloadError;
 use super::generation;
@@ -28,6 +27,7 @@ use super::{Context, Files, Job, Outcome, Progress};
 use crate::lane::{Lane, LaneInfo};
 use crate::store::Generation;
 use crate::task::Tasks;
+use crate::transfer::Endpoint;
 use crate::trust::Right;
 use crate::types::ByteRange;
 use crate::types::LaneId;

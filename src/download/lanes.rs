@@ -1,9 +1,5 @@
-//! Which lanes may serve a job and in which order; what is shown of each.
-//!
-//! Invariants: of lanes with the same line only one is used, for the others add nothing; content that the way there could
-//! change unseen (plain http without a digest) goes over own uplinks and members' only (HTTP-19).
+//! A download's lanes: which may serve it, and what each one in use has done so far.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,77 +7,16 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::Job;
-use super::LaneProgress;
-use super::LaneState;
 use super::route::Route;
 use crate::lane::Lane;
 use crate::lane::LaneInfo;
 use crate::store::Generation;
 use crate::stripe;
 use crate::stripe::LaneSnapshot;
-use crate::stripe::Pause;
-use crate::trust::Right;
+use crate::transfer::LaneProgress;
+use crate::transfer::{Choice, Record, Standing, Terms, sort_out};
 use crate::types::LaneId;
 use crate::types::Rate;
-use crate::types::UplinkKind;
-
-/// The lanes of one moment, sorted by what this job may do with them.
-#[derive(Debug, Default)]
-pub(super) struct Choice {
-    /// To be used; the first is the home lane.
-    pub(super) used: Vec<Arc<dyn Lane>>,
-    /// Not to be used, and why.
-    pub(super) unused: Vec<(LaneInfo, String)>,
-    /// Of the unused, those that only share another one's line: they take over where that one fails.
-    pub(super) spare: Vec<Arc<dyn Lane>>,
-}
-
-/// What a job has seen of a lane so far.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Record {
-    /// Nothing.
-    Fresh,
-    /// It is at work: another one of its line is not taken just because it may be faster.
-    Serving,
-    /// It does not serve now: any other one of its line is better.
-    Failing,
-}
-
-/// Which lanes a job may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Terms {
-    /// Lent ones at all.
-    pool: bool,
-    /// The way there could change the content unseen.
-    plain: bool,
-}
-
-/// A lane as a download that began now would treat it.
-#[derive(Clone, Debug)]
-pub struct Planned {
-    /// Which.
-    pub info: LaneInfo,
-    /// Why it would not be used, in words. `None`: it would be.
-    pub idle: Option<String>,
-}
-
-/// What a pooled download over https would do with these lanes, in the order in which it would take them.
-pub fn plan(lanes: &[Arc<dyn Lane>]) -> Vec<Planned> {
-    let terms = Terms {
-        pool: true,
-        plain: false,
-    };
-    let choice = sort_out(lanes, terms, |_| Record::Fresh);
-    let used = choice.used.iter().map(|lane| Planned {
-        info: lane.info().clone(),
-        idle: None,
-    });
-    let idle = choice.unused.into_iter().map(|(info, why)| Planned {
-        info,
-        idle: Some(why),
-    });
-    used.chain(idle).collect()
-}
 
 /// Chooses among all lanes there are, given what the job has seen of them.
 pub(super) fn choose(lanes: &[Arc<dyn Lane>], job: &Job, record: impl Fn(LaneId) -> Record) -> Choice {
@@ -95,53 +30,6 @@ pub(super) fn choose(lanes: &[Arc<dyn Lane>], job: &Job, record: impl Fn(LaneId)
 /// What is chosen before anything was seen.
 pub(super) fn choose_fresh(lanes: &[Arc<dyn Lane>], job: &Job) -> Choice {
     choose(lanes, job, |_| Record::Fresh)
-}
-
-fn sort_out(lanes: &[Arc<dyn Lane>], terms: Terms, record: impl Fn(LaneId) -> Record) -> Choice {
-    let mut ordered: Vec<_> = lanes.iter().collect();
-    ordered.sort_by_key(|lane| preference(lane.info(), record(lane.info().id)));
-    let mut choice = Choice::default();
-    for lane in ordered {
-        let info = lane.info();
-        if info.peer.is_some() && !terms.pool {
-            let why = "the pool is not used for this download".to_owned();
-            choice.unused.push((info.clone(), why));
-        } else if terms.plain && info.tier.is_some_and(|tier| !tier.may(Right::CarryPlain)) {
-            let why = "plain http without a checksum: a lender nobody vouched for could change it".to_owned();
-            choice.unused.push((info.clone(), why));
-        } else if let Some(other) = choice.used.iter().find(|used| used.info().line == info.line) {
-            let why = shares(other.info(), record(info.id));
-            choice.unused.push((info.clone(), why));
-            choice.spare.push(lane.clone());
-        } else {
-            choice.used.push(lane.clone());
-        }
-    }
-    choice
-}
-
-/// Why a lane is not used beside `other`, which is of its line.
-fn shares(other: &LaneInfo, record: Record) -> String {
-    let owner = &other.owner;
-    match record {
-        Record::Failing => format!("failed: {owner} took over on the same line"),
-        Record::Fresh | Record::Serving => format!("shares {owner}'s line"),
-    }
-}
-
-/// What works before what fails; own before lent, free before metered, at work before not, fast before slow, cable before
-/// radio; then as they come.
-fn preference(info: &LaneInfo, record: Record) -> impl Ord + use<> {
-    let rate = info.hint.map_or(0, Rate::as_bits);
-    let kind = match info.kind {
-        UplinkKind::Wired => 0,
-        UplinkKind::Wireless => 1,
-        UplinkKind::Cellular => 2,
-        UplinkKind::Virtual => 3,
-    };
-    let (failing, resting) = (record == Record::Failing, record != Record::Serving);
-    let lent = info.peer.is_some();
-    (failing, lent, info.metered, resting, Reverse(rate), kind, info.id)
 }
 
 /// A lane in use and what it did so far.
@@ -216,63 +104,19 @@ impl Member {
 
     /// What is shown of it, given what the scheduler says.
     pub(super) fn progress(&self, snapshot: Option<&LaneSnapshot>) -> LaneProgress {
-        let state = match (&self.ineligible, snapshot.map(|s| s.state)) {
-            (Some(why), _) => LaneState::Ineligible(why.to_string()),
-            (None, Some(stripe::LaneState::Active)) => LaneState::Active,
-            (None, Some(stripe::LaneState::Parked { until, why })) => self.parked(until, why),
-            (None, Some(stripe::LaneState::Ineligible)) => {
-                LaneState::Ineligible("it cannot serve this".to_owned())
-            }
-            (None, Some(stripe::LaneState::Idle(stripe::Why::TooSlow))) => {
-                LaneState::Idle("too slow to help with the rest".to_owned())
-            }
-            (None, Some(stripe::LaneState::Idle(stripe::Why::NothingLeft)) | None) => {
-                LaneState::Idle("nothing left to do".to_owned())
-            }
-        };
-        LaneProgress {
-            info: self.info.clone(),
-            rate: snapshot.map_or_else(Rate::default, |s| s.rate),
+        let ineligible = self.ineligible.as_ref().map(ToString::to_string);
+        let standing = Standing {
+            info: &self.info,
             bytes: self.bytes,
-            state,
-        }
-    }
-}
-
-impl Member {
-    fn parked(&self, until: Instant, pause: Pause) -> LaneState {
-        let (failures, why) = match pause {
-            Pause::Failures(1) => (Some(1), "parked after 1 failure".to_owned()),
-            Pause::Failures(n) => (Some(n), format!("parked after {n} failures")),
-            Pause::Silent => (None, "parked, because nothing came any more".to_owned()),
-            Pause::Origin => (None, "parked, because the origin has a fault".to_owned()),
-            Pause::Refused => {
-                let usual = || "the origin wants less over this line".to_owned();
-                (None, self.trouble.clone().unwrap_or_else(usual))
-            }
+            ineligible: ineligible.as_deref(),
+            trouble: self.trouble.as_deref(),
         };
-        LaneState::Parked { until, failures, why }
+        standing.progress(snapshot)
     }
-}
-
-/// What is shown of a lane that is not used.
-pub(super) fn unused(info: &LaneInfo, why: &str) -> LaneProgress {
-    LaneProgress {
-        info: info.clone(),
-        rate: Rate::default(),
-        bytes: 0,
-        state: LaneState::Idle(why.to_owned()),
-    }
-}
-
-/// Whether a lane with this id is among those.
-pub(super) fn has(lanes: &[Arc<dyn Lane>], id: LaneId) -> bool {
-    lanes.iter().any(|lane| lane.info().id == id)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::types::LineId;
     use futures_util::future::BoxFuture;
     use url::Url;
 
@@ -280,8 +124,9 @@ mod tests {
     use crate::lane::DialError;
     use crate::lane::Target;
     use crate::lane::Tunnel;
+    use crate::transfer::plan;
     use crate::trust::Tier;
-    use crate::types::PeerId;
+    use crate::types::{LineId, PeerId, UplinkKind};
 
     #[derive(Debug)]
     struct Paper(LaneInfo);

@@ -12,7 +12,6 @@
 mod answer;
 mod ask;
 mod check;
-mod client;
 mod driver;
 mod error;
 mod files;
@@ -25,19 +24,16 @@ mod probe;
 mod redirect;
 mod route;
 mod single;
-mod tls;
 mod worker;
 
 pub use error::DownloadError;
 pub use files::{Destination, Files, Local, Opened};
 pub use job::run;
-pub use lanes::{Planned, plan};
 pub use redirect::RedirectError;
-pub use tls::{client_config, config_with};
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
 use rustls::ClientConfig;
@@ -47,6 +43,7 @@ use url::Url;
 use crate::lane::LaneInfo;
 use crate::lane::LaneSet;
 use crate::task::Tasks;
+use crate::transfer::Progress;
 use crate::types::Rate;
 
 /// What to download.
@@ -67,74 +64,10 @@ pub struct Job {
 pub struct Context {
     /// All lanes there are, own and lent; may change at any time.
     pub lanes: watch::Receiver<LaneSet>,
-    /// TLS towards origins: see [`client_config`].
+    /// TLS towards origins: see [`client_config`](crate::transfer::client_config).
     pub tls: Arc<ClientConfig>,
     /// The scope the download's tasks live in.
     pub tasks: Tasks,
-}
-
-/// What a download is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
-    /// Waiting for lanes, or for the first answer.
-    #[default]
-    Asking,
-    /// Bytes flow over all lanes.
-    Striped,
-    /// Bytes flow over one lane, because the origin cannot do more.
-    Single,
-    /// All bytes are there; they are brought to the disk and checked.
-    Finishing,
-}
-
-/// Where a download stands; published at least four times a second.
-#[derive(Clone, Debug, Default)]
-pub struct Progress {
-    /// What the file will be called. Empty until known.
-    pub name: String,
-    /// What it is doing.
-    pub phase: Phase,
-    /// Length in bytes. `None`: not known (yet).
-    pub total: Option<u64>,
-    /// Bytes that are there, those of earlier runs included.
-    pub done: u64,
-    /// Of `done`, those of earlier runs.
-    pub resumed: u64,
-    /// Each lane, used or not.
-    pub lanes: Vec<LaneProgress>,
-}
-
-/// Where a lane stands in a download.
-#[derive(Clone, Debug)]
-pub struct LaneProgress {
-    /// Which.
-    pub info: LaneInfo,
-    /// Its rate now. 0: unknown or nothing flows.
-    pub rate: Rate,
-    /// New bytes it brought.
-    pub bytes: u64,
-    /// What it is doing.
-    pub state: LaneState,
-}
-
-/// What a lane does for a download.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LaneState {
-    /// Bytes are under way.
-    Active,
-    /// It could be used but is not; why, in words.
-    Idle(String),
-    /// Not used until then.
-    Parked {
-        /// When it is tried again.
-        until: Instant,
-        /// Failures in a row that led to it. `None`: something else did.
-        failures: Option<u32>,
-        /// What led to it, in words.
-        why: String,
-    },
-    /// It cannot serve this download; why, in words.
-    Ineligible(String),
 }
 
 /// A download that succeeded.

@@ -12,11 +12,11 @@ use tokio::time::{sleep, timeout};
 
 use super::answer::{Asked, Known, Verdict, Why, judge};
 use super::ask::{Answer, AskError, Question, ask};
-use super::client::OpenError;
 use super::error::DownloadError;
 use super::route::{Route, Shared};
 use crate::clock;
 use crate::lane::DialError;
+use crate::transfer::OpenError;
 
 /// A lane that says nothing for so long gets a rival.
 const SILENCE: Duration = Duration::from_secs(2);

@@ -12,10 +12,10 @@ use rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
-use super::client::{Connection, Endpoint, OpenError};
 use super::{Files, Job};
 use crate::lane::Lane;
 use crate::task::Tasks;
+use crate::transfer::{Connection, Endpoint, OpenError};
 
 /// Idle connections a lane keeps: as many as it has slots, so that each lease finds one.
 const MAX_IDLE: usize = 2;

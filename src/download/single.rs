@@ -11,14 +11,13 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::ask::Answer;
-use super::client::Connection;
 use super::flow::{Flow, FlowError, Report, Sink};
-use super::lanes::{choose_fresh, unused};
+use super::lanes::choose_fresh;
 use super::route::Route;
-use super::{LaneProgress, LaneState, Phase, Progress};
 use crate::lane::LaneSet;
 use crate::store::Part;
 use crate::store::StoreError;
+use crate::transfer::{Connection, LaneProgress, LaneState, Phase, Progress, unused};
 use crate::types::Rate;
 
 /// How often progress is published.

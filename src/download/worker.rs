@@ -12,7 +12,6 @@ use tokio::task::JoinHandle;
 
 use super::answer::{Asked, Known, Verdict, Why, judge};
 use super::ask::{Answer, AskError, Question, ask};
-use super::client::{Connection, Endpoint, OpenError};
 use super::flow::{Flow, FlowError, Report, Sink};
 use super::generation;
 use super::route::Route;
@@ -21,6 +20,7 @@ use crate::store::Generation;
 use crate::store::StoreError;
 use crate::stripe::Failure;
 use crate::stripe::LeaseId;
+use crate::transfer::{Connection, Endpoint, OpenError};
 use crate::types::ByteRange;
 
 /// How long a lane rests that shows a page of its own instead of the content: a captive portal (HTTP-20).

@@ -17,7 +17,8 @@ use crate::api::{
     self, Approval, ApproveRequest, Change, Done, Failed, GetRequest, Handler, Household, Reply, Status,
     Transfer,
 };
-use crate::download::{self, Context, Files, Job, LaneState};
+use crate::download::{self, Context, Files, Job};
+use crate::transfer::{self, LaneState};
 use crate::types::{LaneId, sha256_from_hex};
 
 use super::Node;
@@ -28,7 +29,7 @@ use super::status::{self, way};
 /// Downloads under way, by a number that is never used again.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    pub(super) running: BTreeMap<u64, watch::Receiver<download::Progress>>,
+    pub(super) running: BTreeMap<u64, watch::Receiver<transfer::Progress>>,
     next: u64,
 }
 
@@ -78,14 +79,14 @@ impl Node {
         job: Job,
         files: Arc<dyn Files>,
         stop: CancellationToken,
-    ) -> Result<(watch::Receiver<download::Progress>, Outcome), Failed> {
+    ) -> Result<(watch::Receiver<transfer::Progress>, Outcome), Failed> {
         let tls = self.origin_tls()?;
         let context = Context {
             lanes: self.lanes(),
             tls,
             tasks: self.transfer_tasks.child(),
         };
-        let (sender, progress) = watch::channel(download::Progress::default());
+        let (sender, progress) = watch::channel(transfer::Progress::default());
         let number = self.register(progress.clone());
         let transfers = Arc::clone(&self.transfers);
         let running = self.transfer_tasks.spawn_graceful("download", async move {
@@ -96,11 +97,8 @@ impl Node {
         self.transfer_tasks
             .spawn("learn-rates", learn(progress.clone(), self.rates.clone()));
         let outcome = async move {
-            running.await.unwrap_or_else(|e| {
-                Err(download::DownloadError::Tls(format!(
-                    "the download's task failed: {e}"
-                )))
-            })
+            let ended = running.await;
+            ended.unwrap_or_else(|e| Err(download::DownloadError::Task(e.to_string())))
         };
         Ok((progress, outcome.boxed()))
     }
@@ -110,12 +108,12 @@ impl Node {
         if let Some(tls) = &self.origins {
             return Ok(Arc::clone(tls));
         }
-        let (tls, authorities) = download::client_config().map_err(Failed::from)?;
+        let (tls, authorities) = transfer::client_config().map_err(Failed::from)?;
         tracing::debug!(%authorities, "origins must be vouched for");
         Ok(tls)
     }
 
-    fn register(&self, progress: watch::Receiver<download::Progress>) -> u64 {
+    fn register(&self, progress: watch::Receiver<transfer::Progress>) -> u64 {
         let mut transfers = self.transfers();
         let number = transfers.next;
         transfers.next += 1;
@@ -138,7 +136,7 @@ fn unlocked(transfers: &std::sync::Mutex<Transfers>) -> MutexGuard<'_, Transfers
 }
 
 /// Passes a download's progress on in the API's words.
-async fn follow(mut from: watch::Receiver<download::Progress>, to: watch::Sender<api::Progress>) {
+async fn follow(mut from: watch::Receiver<transfer::Progress>, to: watch::Sender<api::Progress>) {
     loop {
         to.send_replace((&*from.borrow_and_update()).into());
         if from.changed().await.is_err() {
@@ -181,7 +179,7 @@ fn job(request: &GetRequest) -> Result<Job, Failed> {
 }
 
 /// Measures what each lane brings while a download runs: the hint for the next one, and what people are told to expect.
-async fn learn(mut progress: watch::Receiver<download::Progress>, rates: Rates) {
+async fn learn(mut progress: watch::Receiver<transfer::Progress>, rates: Rates) {
     let mut before: BTreeMap<LaneId, u64> = BTreeMap::new();
     while progress.changed().await.is_ok() {
         let now = Instant::now();

@@ -1,9 +1,9 @@
 //! What `status` says: who is there, which lanes a download would use and why not the others, what to expect of them.
 
 use crate::api::{self, Lent, Progress, Status};
-use crate::download::{self, Planned};
 use crate::lane::LaneInfo;
 use crate::link::Link;
+use crate::transfer::{self, Planned};
 use crate::types::{Rate, hex};
 
 use super::Node;
@@ -13,7 +13,7 @@ use super::whereabouts;
 
 /// Everything, as it is now.
 pub(super) fn of(node: &Node) -> Status {
-    let planned = download::plan(&node.lanes.borrow());
+    let planned = transfer::plan(&node.lanes.borrow());
     let links = node.links.all();
     let transfers: Vec<Progress> = node
         .transfers()

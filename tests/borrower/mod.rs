@@ -65,7 +65,7 @@ pub fn name_there(peer: &Peer, name: &str, address: IpAddr) {
 
 /// What a TLS client sends first to a host, or, where that is an address, without a name.
 pub fn client_hello(host: &str) -> Vec<u8> {
-    let config = tributary::download::config_with(rustls::RootCertStore::empty()).unwrap();
+    let config = tributary::transfer::config_with(rustls::RootCertStore::empty()).unwrap();
     let name = rustls::pki_types::ServerName::try_from(host.to_owned()).unwrap();
     let mut client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
     let mut bytes = Vec::new();

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hyper::header::{HeaderName, HeaderValue};
-use tributary::download::{DownloadError, LaneState};
+use tributary::download::DownloadError;
 use tributary::lane::Lane;
+use tributary::transfer::LaneState;
 use tributary::trust::Tier;
 
 use crate::MIB;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tributary::download::{DownloadError, Phase};
+use tributary::download::DownloadError;
+use tributary::transfer::Phase;
 
 use crate::MIB;
 use crate::evil_origin::{Bench, Body, End, Reply, Request, content};

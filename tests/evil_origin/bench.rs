@@ -16,11 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
-use tributary::download::{
-    Context, Destination, DownloadError, Job, Local, Outcome, Progress, config_with, run,
-};
+use tributary::download::{Context, Destination, DownloadError, Job, Local, Outcome, run};
 use tributary::lane::{DialError, Lane, LaneInfo, LaneSet, Target, Tunnel};
 use tributary::task::Tasks;
+use tributary::transfer::{Progress, config_with};
 use tributary::trust::Tier;
 use tributary::types::{LaneId, LineId, PeerId, UplinkKind};
 use url::Url;

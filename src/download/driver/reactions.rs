@@ -10,13 +10,14 @@ use super::{Doubt, Driver, Ending, MAX_CONNECTIONS, SLOTS};
 use crate::download::answer::Why;
 use crate::download::check::{Finding, check};
 use crate::download::error::DownloadError;
-use crate::download::lanes::{Member, choose, has};
+use crate::download::lanes::{Member, choose};
 use crate::download::route::Route;
 use crate::download::worker::{End, News};
 use crate::lane::Lane;
 use crate::stripe::Failure;
 use crate::stripe::LaneSpec;
 use crate::stripe::LeaseId;
+use crate::transfer::has;
 use crate::types::ByteRange;
 use crate::types::LaneId;
 

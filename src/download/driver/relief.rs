@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use super::Driver;
-use crate::download::lanes::{Member, Record};
+use crate::download::lanes::Member;
 use crate::stripe::{LaneSnapshot, LaneState, Pause};
+use crate::transfer::Record;
 use crate::types::LaneId;
 
 /// A lane that gave way is not taken back sooner: longer than stripe's first park.

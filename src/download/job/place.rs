@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{FIRST, Run};
-use crate::download::Phase;
 use crate::download::answer::Known;
 use crate::download::ask::Answer;
 use crate::download::error::DownloadError;
@@ -14,6 +13,7 @@ use crate::store::Claim;
 use crate::store::Generation;
 use crate::store::Part;
 use crate::store::Resumed;
+use crate::transfer::Phase;
 use crate::types::ByteRange;
 
 /// What is there already of the content.

@@ -7,8 +7,12 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 
-use super::error::DownloadError;
 use crate::identity::provider;
+
+/// TLS cannot be set up at all.
+#[derive(Debug, thiserror::Error)]
+#[error("TLS cannot be set up: {0}")]
+pub struct TlsError(pub String);
 
 /// The configuration for all connections to origins, and a note where its trusted authorities come from.
 ///
@@ -16,8 +20,8 @@ use crate::identity::provider;
 /// where it is empty, as on a bare router, Mozilla's list built into the program serves.
 ///
 /// # Errors
-/// [`DownloadError::Tls`] where the cryptography cannot be set up.
-pub fn client_config() -> Result<(Arc<ClientConfig>, String), DownloadError> {
+/// [`TlsError`] where the cryptography cannot be set up.
+pub fn client_config() -> Result<(Arc<ClientConfig>, String), TlsError> {
     let (roots, source) = roots();
     let config = config_with(roots)?;
     Ok((Arc::new(config), source))
@@ -27,10 +31,10 @@ pub fn client_config() -> Result<(Arc<ClientConfig>, String), DownloadError> {
 ///
 /// # Errors
 /// As [`client_config`].
-pub fn config_with(roots: RootCertStore) -> Result<ClientConfig, DownloadError> {
+pub fn config_with(roots: RootCertStore) -> Result<ClientConfig, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .map_err(|e| DownloadError::Tls(e.to_string()))?
+        .map_err(|e| TlsError(e.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
     // HTTP/1.1 only: with HTTP/2 all ranges of a lane would share one TCP connection (HTTP-1).

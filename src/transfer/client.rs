@@ -4,6 +4,7 @@
 //! at once; a body is read without a hop between tasks. Every wait has a deadline, every buffer a limit (SEC-C4).
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http_body_util::Empty;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
@@ -35,7 +37,7 @@ const DIAL_LIMIT: Duration = Duration::from_secs(20);
 /// TLS takes two round trips; slower than this, the lane is of no use.
 const TLS_LIMIT: Duration = Duration::from_secs(10);
 /// From request to the complete answer's head, informational answers included.
-pub(super) const HEAD_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// Together with [`MAX_HEADERS`], what an answer's head may take.
 const MAX_HEAD: usize = 64 << 10;
 const MAX_HEADERS: usize = 100;
@@ -44,16 +46,16 @@ const READ_AHEAD: usize = 64 << 10;
 
 /// Scheme, host and port: what a connection can be used for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
-    pub(super) tls: bool,
+pub(crate) struct Endpoint {
+    pub(crate) tls: bool,
     /// Without the brackets of an IPv6 address.
-    pub(super) host: String,
-    pub(super) port: u16,
+    pub(crate) host: String,
+    pub(crate) port: u16,
 }
 
 impl Endpoint {
     /// Of an http or https URL; `None` where it has no host or port.
-    pub(super) fn of(url: &Url) -> Option<Self> {
+    pub(crate) fn of(url: &Url) -> Option<Self> {
         let host = match url.host()? {
             url::Host::Domain(name) => name.to_owned(),
             url::Host::Ipv4(ip) => ip.to_string(),
@@ -69,7 +71,7 @@ impl Endpoint {
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
+pub(crate) enum OpenError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("the certificate of `{host}` is not valid: {detail}")]
@@ -77,31 +79,39 @@ pub(super) enum OpenError {
     #[error("this device's clock says {date}, so the certificate of `{host}` cannot be checked")]
     ClockNotSet { host: String, date: String },
     #[error("the TLS handshake failed: {0}")]
-    Tls(#[source] std::io::Error),
+    Tls(#[source] io::Error),
     #[error("no answer to the TLS handshake within {TLS_LIMIT:?}")]
     TlsTimeout,
     #[error(transparent)]
     Http(#[from] hyper::Error),
 }
 
-type Driver = Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Empty<Bytes>>>>;
+/// What a request carries.
+pub(crate) type Payload = BoxBody<Bytes, io::Error>;
+
+/// A request without a body.
+pub(crate) fn nothing() -> Payload {
+    Empty::new().map_err(|never| match never {}).boxed()
+}
+
+type Driver = Pin<Box<http1::Connection<TokioIo<Box<dyn Stream>>, Payload>>>;
 
 /// One connection; requests go over it one after the other.
-pub(super) struct Connection {
-    sender: http1::SendRequest<Empty<Bytes>>,
+pub(crate) struct Connection {
+    sender: http1::SendRequest<Payload>,
     /// `None`: it has ended.
     driver: Option<Driver>,
     /// The origin's address the lane dialled.
-    pub(super) address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// Whether the lane was told to dial exactly this address.
-    pub(super) pinned: bool,
+    pub(crate) pinned: bool,
     /// Whether a request was answered on it: then it may be stale when it is used again.
-    pub(super) used: bool,
+    pub(crate) used: bool,
 }
 
 impl Connection {
     /// Dials, does TLS where the endpoint wants it, and prepares HTTP.
-    pub(super) async fn open(
+    pub(crate) async fn open(
         lane: &dyn Lane,
         endpoint: &Endpoint,
         pin: Option<IpAddr>,
@@ -135,7 +145,7 @@ impl Connection {
     }
 
     /// Sends the request and waits for the answer's head; the caller sets the deadline.
-    pub(super) async fn send(&mut self, request: Request<Empty<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn send(&mut self, request: Request<Payload>) -> hyper::Result<Response<Incoming>> {
         poll_fn(|cx| {
             let ended = self.drive(cx);
             match self.sender.poll_ready(cx) {
@@ -159,7 +169,7 @@ impl Connection {
     }
 
     /// The next bytes of `body`, which must be of this connection's last answer. `None`: the body's end.
-    pub(super) fn poll_data(
+    pub(crate) fn poll_data(
         &mut self,
         body: &mut Incoming,
         cx: &mut Context<'_>,
@@ -183,7 +193,7 @@ impl Connection {
     }
 
     /// Whether the next request could go over it, as far as can be seen without waiting.
-    pub(super) fn is_reusable(&mut self) -> bool {
+    pub(crate) fn is_reusable(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         !self.drive(&mut cx) && matches!(self.sender.poll_ready(&mut cx), Poll::Ready(Ok(())))
     }
