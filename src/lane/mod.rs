@@ -10,6 +10,8 @@ mod peer;
 pub use own::OwnLane;
 pub use peer::PeerLane;
 
+pub use crate::uplink::sent::Sent;
+
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::link::Refusal;
 use crate::trust::Tier;
 use crate::types::{LaneId, LineId, PeerId, Rate, UplinkKind};
+use crate::uplink::sent::Counting;
 
 /// A byte stream both ways; shutting it down closes one half only.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
@@ -34,6 +37,21 @@ pub struct Tunnel {
     pub stream: Box<dyn Stream>,
     /// The origin's address that was dialled: what later dials of the same job pin.
     pub address: SocketAddr,
+    /// How much of what was written has really been handed to the origin's socket, at whoever owns the uplink.
+    pub sent: Sent,
+}
+
+impl Tunnel {
+    /// A connection whose bytes count as sent when they are written.
+    pub fn counting(stream: impl Stream + 'static, address: SocketAddr) -> Self {
+        let stream = Counting::new(stream);
+        let sent = stream.sent();
+        Self {
+            stream: Box::new(stream),
+            address,
+            sent,
+        }
+    }
 }
 
 impl fmt::Debug for Tunnel {

@@ -55,10 +55,8 @@ impl OwnLane {
         let addresses = dial::ways(&self.uplink, &ips, target.port);
         let connect = |to| uplink::connect(&self.uplink, to, DIAL_LIMIT, &self.limiter);
         let (address, stream) = dial::race(&addresses, connect).await.map_err(told)?;
-        Ok(Tunnel {
-            stream: Box::new(Limited::connection(stream, self.limiter.clone())),
-            address,
-        })
+        let stream = Limited::connection(stream, self.limiter.clone());
+        Ok(Tunnel::counting(stream, address))
     }
 }
 
@@ -149,6 +147,7 @@ mod tests {
         let mut back = String::new();
         tunnel.stream.read_to_string(&mut back).await.unwrap();
         assert_eq!((got.as_str(), back.as_str()), ("ping", "pong"));
+        assert_eq!(tunnel.sent.bytes(), 4);
     }
 
     #[tokio::test]

@@ -34,10 +34,7 @@ impl PeerLane {
             pin: target.pin,
         };
         match self.link.open(&open).await {
-            Ok((address, stream)) => Ok(Tunnel {
-                stream: Box::new(stream),
-                address,
-            }),
+            Ok((address, stream)) => Ok(Tunnel::counting(stream, address)),
             Err(_) if !self.link.is_up() => Err(DialError::LaneGone),
             Err(error) => Err(told(error, open.host)),
         }

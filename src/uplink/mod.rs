@@ -17,6 +17,7 @@ pub mod limit;
 mod netlink;
 pub mod resolve;
 mod rules;
+pub mod sent;
 mod watch;
 
 use std::fmt;

@@ -165,10 +165,7 @@ impl Lane for TestLane {
             let open = self.open.clone();
             let now = open.now.fetch_add(1, Ordering::Relaxed) + 1;
             open.most.fetch_max(now, Ordering::Relaxed);
-            Ok(Tunnel {
-                stream: Box::new(Counted { stream, open }),
-                address,
-            })
+            Ok(Tunnel::counting(Counted { stream, open }, address))
         }
         .boxed()
     }
