@@ -163,17 +163,31 @@ impl Lane {
 
     /// The first byte of a lease came `after` its start.
     pub(super) fn first_byte(&mut self, after: Duration, warm: bool, now: Instant) {
-        let sample = after.as_secs_f64();
         let known = if warm { &mut self.latency } else { &mut self.setup };
-        // The smaller of two is nearer to the truth: the rest is queue.
-        *known = Some(known.map_or(sample, |k| {
-            if sample < k {
-                sample
-            } else {
-                k + 0.2 * (sample - k)
-            }
-        }));
+        learn(known, after.as_secs_f64());
         self.flow_began(now);
+    }
+
+    /// An upload's part has begun to leave `after` it was given: over a new connection that is its set-up.
+    pub(super) fn part_began(&mut self, after: Duration, warm: bool, now: Instant) {
+        if !warm {
+            learn(&mut self.setup, after.as_secs_f64());
+        }
+        self.flow_began(now);
+    }
+
+    /// All of an upload's part has left; its lease goes on until the answer.
+    pub(super) fn part_sent(&mut self, now: Instant) {
+        self.roll(now);
+        self.flowing = self.flowing.saturating_sub(1);
+        if self.flowing == 0 {
+            self.close_window(now);
+        }
+    }
+
+    /// The answer to an upload's part came `after` the last of it had left.
+    pub(super) fn part_answered(&mut self, after: Duration) {
+        learn(&mut self.latency, after.as_secs_f64());
     }
 
     /// A lease that flows already.
@@ -411,6 +425,17 @@ impl Lane {
         }
         changed
     }
+}
+
+/// Takes in a sample of a time. The smaller of two is nearer to the truth: the rest is queue.
+fn learn(known: &mut Option<f64>, sample: f64) {
+    *known = Some(known.map_or(sample, |k| {
+        if sample < k {
+            sample
+        } else {
+            k + 0.2 * (sample - k)
+        }
+    }));
 }
 
 /// Seconds as a duration; what is no time at all, or not a number, is zero.

@@ -31,6 +31,7 @@ mod config;
 mod decide;
 mod lane;
 mod ledger;
+mod parts;
 mod plan;
 mod snapshot;
 mod stall;
@@ -39,6 +40,11 @@ mod stall;
 mod tests;
 
 pub use config::Config;
+pub use parts::Part;
+pub use parts::PartAction;
+pub use parts::Parts;
+pub use parts::PartsConfig;
+pub use parts::Work;
 pub use snapshot::LaneSnapshot;
 pub use snapshot::LaneState;
 pub use snapshot::Pause;
@@ -245,7 +251,7 @@ impl Scheduler {
             return;
         };
         self.end_lease(lease, now);
-        let jitter = self.random();
+        let jitter = random(&mut self.seed);
         if let Some(lane) = self.lanes.get_mut(&id) {
             match why {
                 Failure::Broken => lane.strike(&self.config, jitter, now),
@@ -340,13 +346,13 @@ impl Scheduler {
         }
         true
     }
+}
 
-    /// A number from 0 to 1 (SplitMix64).
-    fn random(&mut self) -> f64 {
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.seed;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) as f64 / u64::MAX as f64
-    }
+/// A number from 0 to 1 (SplitMix64).
+fn random(seed: &mut u64) -> f64 {
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut z = *seed;
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (z ^ (z >> 31)) as f64 / u64::MAX as f64
 }

@@ -82,10 +82,25 @@ pub enum Why {
 
 pub(super) fn take(
     ledger: &Ledger,
-    lanes: &BTreeMap<LaneId, Lane>,
+    lanes_now: &BTreeMap<LaneId, Lane>,
     is_overdue: impl Fn(LaneId) -> bool,
     now: Instant,
 ) -> Snapshot {
+    Snapshot {
+        total: ledger.total,
+        done: ledger.done.len(),
+        duplicated: ledger.duplicated,
+        lanes: lanes(lanes_now, ledger.free.is_empty(), is_overdue, now),
+    }
+}
+
+/// Each lane; `nothing_free` is why an idle one has no work.
+pub(super) fn lanes(
+    lanes: &BTreeMap<LaneId, Lane>,
+    nothing_free: bool,
+    is_overdue: impl Fn(LaneId) -> bool,
+    now: Instant,
+) -> Vec<LaneSnapshot> {
     let state = |lane: &Lane| match lane.standing {
         Standing::Never => LaneState::Ineligible,
         _ if lane.leases > 0 => LaneState::Active,
@@ -93,21 +108,16 @@ pub(super) fn take(
             until,
             why: lane.pause,
         },
-        _ if ledger.free.is_empty() => LaneState::Idle(Why::NothingLeft),
+        _ if nothing_free => LaneState::Idle(Why::NothingLeft),
         _ => LaneState::Idle(Why::TooSlow),
     };
-    let lanes = lanes.iter().map(|(&id, lane)| LaneSnapshot {
+    let one = |(&id, lane): (&LaneId, &Lane)| LaneSnapshot {
         lane: id,
         rate: Rate::bytes_f64(lane.rate().unwrap_or(0.0)),
         bytes: lane.bytes,
         leases: lane.leases,
         state: state(lane),
         overdue: is_overdue(id),
-    });
-    Snapshot {
-        total: ledger.total,
-        done: ledger.done.len(),
-        duplicated: ledger.duplicated,
-        lanes: lanes.collect(),
-    }
+    };
+    lanes.iter().map(one).collect()
 }

@@ -26,7 +26,7 @@ impl Scheduler {
         for id in silent {
             if self.someone_else_is_alive(id, now) {
                 self.cancel_lane(id, now);
-                let jitter = self.random();
+                let jitter = super::random(&mut self.seed);
                 if let Some(lane) = self.lanes.get_mut(&id) {
                     lane.fell_silent();
                     lane.park(&self.config, jitter, now);
