@@ -25,6 +25,7 @@ pub mod transfer;
 pub mod trust;
 pub mod types;
 pub mod uplink;
+pub mod upload;
 
 /// What fuzz targets assert is written as another crate would write it.
 #[cfg(test)]

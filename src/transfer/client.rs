@@ -31,6 +31,7 @@ use crate::lane::DialError;
 use crate::lane::Lane;
 use crate::lane::Stream;
 use crate::lane::Target;
+use crate::uplink::sent::Sent;
 
 /// A lane bounds its own dial; this one only guards against a lane that does not.
 const DIAL_LIMIT: Duration = Duration::from_secs(20);
@@ -103,6 +104,8 @@ pub(crate) struct Connection {
     driver: Option<Driver>,
     /// The origin's address the lane dialled.
     pub(crate) address: SocketAddr,
+    /// What has really gone on to the origin's socket, TLS and all.
+    pub(crate) sent: Sent,
     /// Whether the lane was told to dial exactly this address.
     pub(crate) pinned: bool,
     /// Whether a request was answered on it: then it may be stale when it is used again.
@@ -139,6 +142,7 @@ impl Connection {
             sender,
             driver: Some(Box::pin(driver)),
             address: tunnel.address,
+            sent: tunnel.sent,
             pinned: pin.is_some(),
             used: false,
         })
