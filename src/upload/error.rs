@@ -97,6 +97,14 @@ pub enum UploadError {
         /// The last failure.
         detail: String,
     },
+    /// What was sent before could not be removed.
+    #[error("{error}; what was sent before is still there, because it could not be removed: {why}")]
+    LeftBehind {
+        /// What went wrong at first.
+        error: Box<Self>,
+        /// Why it is still there.
+        why: String,
+    },
     /// Stopped from outside.
     #[error("stopped{}", if *.resumable { "; run the same command again to continue, or with --abort to remove what was sent" } else { "; what was sent was removed" })]
     Stopped {

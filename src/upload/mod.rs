@@ -9,9 +9,11 @@
 //! - What completes an object is sent once, and only when all parts are confirmed.
 //! - When [`run`] returns, no connection, task or read of the job is left.
 
+mod driver;
 mod error;
 mod exchange;
 mod job;
+mod members;
 mod source;
 
 pub use error::UploadError;
@@ -49,6 +51,25 @@ pub struct Job {
     pub part_size: Option<u64>,
     /// Whether to remove an unfinished upload instead of sending anything.
     pub abort: bool,
+}
+
+impl Job {
+    /// The target as people are shown it.
+    fn shown_target(&self) -> String {
+        let mut url = self.target.clone();
+        // Fails only for URLs that cannot have one.
+        let _ = url.set_password(None);
+        url.to_string()
+    }
+
+    /// Whether the way there could read and change what is sent.
+    fn is_plain(&self) -> bool {
+        let endpoint = self.s3.as_ref().and_then(|s3| s3.endpoint.as_ref());
+        match self.target.scheme() {
+            "s3" => endpoint.is_some_and(|url| url.scheme() == "http"),
+            scheme => matches!(scheme, "http" | "tus+http"),
+        }
+    }
 }
 
 /// Where an S3 service is and who is asking.

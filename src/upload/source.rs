@@ -253,6 +253,19 @@ impl Source {
         })
     }
 
+    /// What all of it is called.
+    pub(super) fn name(&self) -> String {
+        match &self.listed.items[..] {
+            [one] => one.name.clone(),
+            many => format!("{} files", many.len()),
+        }
+    }
+
+    /// Bytes of all files.
+    pub(super) fn total(&self) -> u64 {
+        self.listed.items.iter().map(|item| item.size).sum()
+    }
+
     /// What there is.
     pub(super) const fn listed(&self) -> &Listed {
         &self.listed
