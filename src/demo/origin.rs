@@ -22,7 +22,9 @@ use hyper::header::{
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use rustls::pki_types::CertificateDer;
 use rustls::{CipherSuite, ServerConfig};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -111,18 +113,32 @@ impl Authority {
         &self.pem
     }
 
-    fn server_config(
-        &self,
-        names: &[&str],
-        cipher: Option<CipherSuite>,
-    ) -> Result<ServerConfig, OriginError> {
+    /// A certificate for these names and its key, as PEM: for servers that are not ours.
+    ///
+    /// # Errors
+    /// A name that no certificate can carry, or no randomness.
+    pub fn issue(&self, names: &[&str]) -> Result<(String, String), OriginError> {
+        let (certificate, key) = self.signed(names)?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn signed(&self, names: &[&str]) -> Result<(Certificate, KeyPair), OriginError> {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names)?;
         params
             .distinguished_name
             .push(DnType::CommonName, "tributary origin");
         let key = KeyPair::generate()?;
-        let certificate: CertificateDer<'static> = params.signed_by(&key, &self.issuer)?.into();
+        Ok((params.signed_by(&key, &self.issuer)?, key))
+    }
+
+    fn server_config(
+        &self,
+        names: &[&str],
+        cipher: Option<CipherSuite>,
+    ) -> Result<ServerConfig, OriginError> {
+        let (certificate, key) = self.signed(names)?;
+        let certificate: CertificateDer<'static> = certificate.into();
         let mut provider = rustls::crypto::ring::default_provider();
         provider
             .cipher_suites

@@ -438,15 +438,23 @@ pub(super) struct Moved(pub(super) LeaseId, pub(super) u64);
 #[derive(Debug)]
 struct Meter {
     to: Option<(LeaseId, mpsc::Sender<Moved>)>,
-    /// What was told of this lease; what is sent again is not told again.
-    told: Mutex<u64>,
+    told: Mutex<Told>,
+}
+
+/// What was told of a lease.
+#[derive(Debug, Default)]
+struct Told {
+    /// Bytes; what is sent again is not told again.
+    bytes: u64,
+    /// Of these, what earlier requests of the lease brought: see [`Line::stored`].
+    before: u64,
 }
 
 impl Meter {
     const fn mute() -> Self {
         Self {
             to: None,
-            told: Mutex::new(0),
+            told: Mutex::new(Told { bytes: 0, before: 0 }),
         }
     }
 
@@ -456,10 +464,10 @@ impl Meter {
             return;
         };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = sent.min(length);
+        let now = told.before + sent.min(length);
         // Where the driver is behind, the next report says it.
-        if now > *told && to.try_send(Moved(*lease, now - *told)).is_ok() {
-            *told = now;
+        if now > told.bytes && to.try_send(Moved(*lease, now - told.bytes)).is_ok() {
+            told.bytes = now;
         }
     }
 }
@@ -476,9 +484,19 @@ impl Line {
     pub(super) const fn new(way: Arc<Way>, lease: LeaseId, moved: mpsc::Sender<Moved>) -> Self {
         let meter = Meter {
             to: Some((lease, moved)),
-            told: Mutex::new(0),
+            told: Mutex::new(Told { bytes: 0, before: 0 }),
         };
         Self { way, meter }
+    }
+
+    /// The server has so many more bytes of the part: what the next request sends comes on top of them. Only for parts that
+    /// take several requests.
+    pub(super) fn stored(&self, bytes: u64) {
+        self.meter
+            .told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .before += bytes;
     }
 
     /// One request over this lane.

@@ -20,6 +20,7 @@ pub use error::UploadError;
 pub use job::run;
 pub use source::{Listed, LocalSources, Sources};
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -51,6 +52,9 @@ pub struct Job {
     pub part_size: Option<u64>,
     /// Whether to remove an unfinished upload instead of sending anything.
     pub abort: bool,
+    /// Where a target whose server has no list of what it was sent (tus) remembers it for the next run; made where it is
+    /// missing. `None`: nowhere, and every run begins anew.
+    pub journal: Option<PathBuf>,
 }
 
 impl Job {

@@ -271,6 +271,11 @@ impl Source {
         &self.listed
     }
 
+    /// The scope that reads happen in.
+    pub(super) const fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     /// The files.
     pub(super) fn items(&self) -> &[Item] {
         &self.listed.items

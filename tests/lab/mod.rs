@@ -234,6 +234,30 @@ impl Lab {
     /// An origin that can be reached by these versions of IP.
     #[track_caller]
     pub fn origin_over(&self, name: &str, options: Options, families: Families) -> Origin {
+        let addresses = self.address(name, families);
+        Origin::start(
+            name,
+            addresses,
+            self.internet.clone(),
+            self.authority.clone(),
+            options,
+        )
+    }
+
+    /// Gives a host of the internet a name and addresses of its own, on which nobody listens yet: for servers that are not
+    /// ours (see [`Lab::outside`], [`Lab::command_outside`] and [`Lab::authority`]).
+    #[track_caller]
+    pub fn host(&self, name: &str) -> IpAddr {
+        self.address(name, Families::V4)[0]
+    }
+
+    /// Who signs the certificates of this lab's servers.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    #[track_caller]
+    fn address(&self, name: &str, families: Families) -> Vec<IpAddr> {
         let number = 1 + self.origins.fetch_add(1, Ordering::Relaxed);
         let v4 = Ipv4Addr::new(203, 0, 113, number);
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, number.into());
@@ -251,13 +275,7 @@ impl Lab {
                 .unwrap();
             writeln!(hosts, "{address} {name}").unwrap();
         }
-        Origin::start(
-            name,
-            addresses,
-            self.internet.clone(),
-            self.authority.clone(),
-            options,
-        )
+        addresses
     }
 
     /// Does `work` in a thread of the internet's namespace, which always has [`INTERNET`], and waits for it.
