@@ -13,11 +13,13 @@ mod driver;
 mod error;
 mod exchange;
 mod job;
+mod list;
 mod members;
 mod source;
 
 pub use error::UploadError;
 pub use job::run;
+pub use list::{Listing, list};
 pub use source::{Listed, LocalSources, Sources};
 
 use std::path::PathBuf;
