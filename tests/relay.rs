@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -24,6 +25,8 @@ use tributary::uplink::{Lend, Network, Uplink};
 
 const UPLINK: u32 = 7;
 const HOST: &str = "origin.demo.test";
+/// Reports come every 25 ms while anything moves.
+const QUIET: Duration = Duration::from_millis(200);
 const ORIGIN: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A borrower with a lane over a lender, and an origin that the lender may dial.
@@ -127,6 +130,50 @@ async fn sec_a8_what_is_not_lent_is_refused_with_the_reason_and_nothing_is_diall
     let came = tokio::time::timeout(Duration::ZERO, house.origin.accept()).await;
     assert!(came.is_err(), "{came:?}");
     assert_eq!(house.relay.lent().peers[&house.borrower].refused, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_borrower_hears_what_its_lender_has_handed_to_the_origin_and_stays_near_it() {
+    /// What the borrower may be ahead.
+    const NEAR: u64 = 256 << 10;
+    let house = household().await;
+    let (tunnel, mut origin) = house.tunnel().await;
+    let (mut stream, mut sent) = (tunnel.stream, tunnel.sent);
+    let head = b"PUT / HTTP/1.1\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    sent.reaches(head.len() as u64).await;
+    let written = AtomicU64::new(head.len() as u64);
+    let endless = async {
+        loop {
+            let n = stream.write(&[7; 50_000]).await.unwrap();
+            written.fetch_add(n as u64, Ordering::Relaxed);
+        }
+    };
+    // An origin that reads nothing: what its socket takes is all that counts as sent.
+    let lent = || house.relay.lent().peers[&house.borrower].up;
+    let stalls = async {
+        loop {
+            let (all, before) = (written.load(Ordering::Relaxed), sent.bytes());
+            assert!(all <= before + NEAR, "{all} bytes written, {before} sent");
+            let quiet = tokio::time::timeout(QUIET, sent.reaches(before + 1))
+                .await
+                .is_err();
+            if quiet && written.load(Ordering::Relaxed) == all && lent() == before {
+                return before;
+            }
+        }
+    };
+    let stalled = tokio::select! {
+        () = endless => unreachable!("it writes for ever"),
+        stalled = stalls => stalled,
+    };
+    let all = written.load(Ordering::Relaxed);
+    assert!(stalled < all, "what is on the way does not count");
+    stream.shutdown().await.unwrap();
+    let mut got = Vec::new();
+    origin.read_to_end(&mut got).await.unwrap();
+    assert_eq!(got.len() as u64, all);
+    sent.reaches(all).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

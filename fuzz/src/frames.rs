@@ -82,8 +82,15 @@ fn hear(trust: &Trust, peer: PeerId, said: &[Vec<u8>]) {
     );
 }
 
-/// One body, as each kind of message.
+/// One body, as each kind of message, and as a datagram.
 pub fn check_hello(data: &[u8]) {
+    if let Some(report) = wire::decode_report(data) {
+        let again = wire::encode_report(report);
+        assert_eq!(
+            again.ok().and_then(|bytes| wire::decode_report(&bytes)),
+            Some(report)
+        );
+    }
     for kind in 0..32 {
         let Ok(message) = wire::decode(kind, data) else {
             continue;

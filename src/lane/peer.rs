@@ -34,7 +34,14 @@ impl PeerLane {
             pin: target.pin,
         };
         match self.link.open(&open).await {
-            Ok((address, stream)) => Ok(Tunnel::counting(stream, address)),
+            Ok((address, stream)) => Ok(match stream.sent() {
+                Some(sent) => Tunnel {
+                    stream: Box::new(stream),
+                    address,
+                    sent,
+                },
+                None => Tunnel::counting(stream, address),
+            }),
             Err(_) if !self.link.is_up() => Err(DialError::LaneGone),
             Err(error) => Err(told(error, open.host)),
         }

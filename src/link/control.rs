@@ -15,6 +15,7 @@ use crate::trust::{Right, Signed, Tier, Trust, TrustError};
 use crate::types::PeerId;
 use crate::uplink::limit::Bucket;
 
+use super::reports;
 use super::session::{LEAVING, PROTOCOL};
 use super::wire::{self, Home, Message, Offer, Refusal, WireError};
 use super::{Incoming, Inner, Lends, Link, LinkEvent};
@@ -74,6 +75,7 @@ pub(super) async fn live(
             }
             () = tell(&inner, &link, &mut send, (offers, tier), &mut steps) => {}
             () = accept_tunnels(&inner, &link) => {}
+            () = reports::hear(&link) => {}
             () = inner.tasks.token().cancelled() => {
                 // Best effort: the close that follows says the same.
                 let _ = wire::send(&mut send, &Message::Bye).await;
@@ -313,9 +315,9 @@ pub(super) fn hear_last_word(inner: &Inner, connection: &quinn::Connection, peer
 async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
     while let Ok((send, recv)) = link.connection.accept_bi().await {
         let tunnels: mpsc::Sender<Incoming> = inner.tunnels.clone();
-        let (peer, tier) = (link.peer, link.tier());
+        let (peer, tier, connection) = (link.peer, link.tier(), link.connection.clone());
         inner.tasks.spawn("tunnel-request", async move {
-            let Some(incoming) = Incoming::read(peer, tier, send, recv).await else {
+            let Some(incoming) = Incoming::read(peer, tier, connection, (send, recv)).await else {
                 return;
             };
             if let Err(mpsc::error::TrySendError::Full(incoming)) = tunnels.try_send(incoming) {

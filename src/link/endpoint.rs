@@ -54,6 +54,9 @@ const INITIAL_RTT: Duration = Duration::from_millis(50);
 const ACK_EVERY: u32 = 10;
 /// An acknowledgement waits no longer for more packets to acknowledge.
 const ACK_WITHIN: Duration = Duration::from_millis(5);
+/// Reports (`reports`) waiting to be sent or to be looked at, each of less than 60 bytes with what it costs to keep: one
+/// for each tunnel. Of more, the oldest are lost, which is harmless.
+const REPORTS: usize = 2 << 10;
 /// Room for bursts: a gigabit LAN delivers 1 MiB in the 8 ms a busy Pi may take to get to it.
 pub const SOCKET_BUFFER: usize = 1 << 20;
 
@@ -113,7 +116,8 @@ fn transport() -> TransportConfig {
         .receive_window(VarInt::from_u32(NARROW_WINDOW))
         .send_window(SEND_WINDOW)
         .initial_rtt(INITIAL_RTT)
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(Some(REPORTS))
+        .datagram_send_buffer_size(REPORTS);
     transport
 }
 

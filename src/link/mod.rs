@@ -11,6 +11,7 @@ mod answers;
 mod control;
 mod endpoint;
 mod notices;
+mod reports;
 mod session;
 mod socket;
 mod table;
@@ -18,6 +19,7 @@ mod tunnel;
 pub mod wire;
 
 pub use endpoint::SOCKET_BUFFER;
+pub use reports::Reporter;
 pub use tunnel::{Incoming, TunnelError, TunnelStream};
 pub use wire::{Hello, Home, MAX_BEHIND, Offer, Open, Refusal};
 
@@ -38,6 +40,7 @@ use crate::types::PeerId;
 use crate::uplink::Network;
 
 use notices::Notices;
+use reports::Reports;
 use table::Table;
 
 /// Both ends prove their keys within this, on a LAN a matter of milliseconds.
@@ -188,6 +191,8 @@ pub struct Link {
     trust: Trust,
     /// Steps of a ceremony waiting to be sent.
     words: mpsc::Sender<Vec<u8>>,
+    /// What the peer says of the tunnels that we borrow from it.
+    reports: Reports,
 }
 
 impl fmt::Debug for Link {
@@ -279,7 +284,7 @@ impl Link {
     /// Where the peer refuses, does not answer, or the link is gone.
     pub async fn open(&self, open: &Open) -> Result<(SocketAddr, TunnelStream), TunnelError> {
         self.widen();
-        tunnel::open(&self.connection, open).await
+        tunnel::open(&self.connection, &self.reports, open).await
     }
 }
 

@@ -15,6 +15,7 @@ use crate::types::PeerId;
 
 use super::answers::Answers;
 use super::control::{BLOCKED, Control, STEPS_WAITING, hear_last_word, last_word, live};
+use super::reports::Reports;
 use super::table::{Entry, Verdict};
 use super::wire::{self, Hello, Home, Message, WireError};
 use super::{DialError, HANDSHAKE_WITHIN, Inner, Lends, Link, endpoint, unmapped};
@@ -191,6 +192,7 @@ async fn establish(
         knock: Notify::new(),
         trust: inner.trust.clone(),
         words,
+        reports: Reports::default(),
     });
     inner.trust.called(peer, &link.name);
     let entry = Entry {

@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream, VarInt};
@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::trust::Tier;
 use crate::types::PeerId;
+use crate::uplink::sent::Sent;
 
+use super::reports::{Metered, Reporter, Reports};
 use super::wire::{self, Answer, Open, Refusal, WireError};
 
 /// A stream that is cut off rather than ended.
@@ -44,6 +46,7 @@ pub enum TunnelError {
 /// Asks the peer for a tunnel.
 pub(super) async fn open(
     connection: &quinn::Connection,
+    reports: &Reports,
     open: &Open,
 ) -> Result<(SocketAddr, TunnelStream), TunnelError> {
     let answered = tokio::time::timeout(ANSWER_WITHIN, async {
@@ -54,7 +57,12 @@ pub(super) async fn open(
         Ok::<_, TunnelError>((answer, stream))
     });
     match answered.await {
-        Ok(Ok((Answer::Opened(address), stream))) => Ok((address, stream)),
+        Ok(Ok((Answer::Opened(address), mut stream))) => {
+            // Who can hear reports makes them.
+            let reported = connection.max_datagram_size().is_some();
+            stream.metered = Some(reports.meter(stream.send.id().index(), reported));
+            Ok((address, stream))
+        }
         Ok(Ok((Answer::Refused(reason), _))) => Err(reason.into()),
         Ok(Err(e)) => Err(e),
         Err(_) => Err(TunnelError::Timeout),
@@ -70,12 +78,18 @@ pub struct Incoming {
     pub tier: Tier,
     /// For what.
     pub open: Open,
+    connection: quinn::Connection,
     stream: TunnelStream,
 }
 
 impl Incoming {
     /// Reads the request from a stream the peer opened.
-    pub(super) async fn read(peer: PeerId, tier: Tier, send: SendStream, recv: RecvStream) -> Option<Self> {
+    pub(super) async fn read(
+        peer: PeerId,
+        tier: Tier,
+        connection: quinn::Connection,
+        (send, recv): (SendStream, RecvStream),
+    ) -> Option<Self> {
         let mut stream = TunnelStream::new(send, recv);
         let open = tokio::time::timeout(OPEN_WITHIN, wire::receive_open(&mut stream)).await;
         match open {
@@ -83,6 +97,7 @@ impl Incoming {
                 peer,
                 tier,
                 open,
+                connection,
                 stream,
             }),
             Ok(Err(error)) => {
@@ -91,6 +106,11 @@ impl Incoming {
             }
             Err(_) => None,
         }
+    }
+
+    /// What tells the borrower how much of the tunnel has been handed to the origin, once it is accepted.
+    pub fn reporter(&self) -> Reporter {
+        Reporter::new(self.connection.clone(), self.stream.send.id().index())
     }
 
     /// Says that the tunnel is open and leads to `address`.
@@ -115,11 +135,14 @@ impl Incoming {
     }
 }
 
-/// The two directions of a tunnel. `shutdown` ends one (half-close); dropping it before resets both.
+/// The two directions of a tunnel. `shutdown` ends one (half-close); dropping it before resets both. The borrower's end
+/// waits with what is too far ahead of what the lender has handed on.
 #[derive(Debug)]
 pub struct TunnelStream {
     send: SendStream,
     recv: RecvStream,
+    /// At the borrower's end, once it is open.
+    metered: Option<Metered>,
     finished: bool,
 }
 
@@ -128,8 +151,14 @@ impl TunnelStream {
         Self {
             send,
             recv,
+            metered: None,
             finished: false,
         }
+    }
+
+    /// How much the lender has handed to the origin; `None` at the lender's own end.
+    pub fn sent(&self) -> Option<Sent> {
+        self.metered.as_ref().map(Metered::sent)
     }
 
     fn finish(&mut self) {
@@ -159,8 +188,21 @@ impl AsyncRead for TunnelStream {
 }
 
 impl AsyncWrite for TunnelStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let room = match &mut this.metered {
+            Some(metered) => ready!(metered.poll_room(cx)),
+            None => usize::MAX,
+        };
+        let written = ready!(AsyncWrite::poll_write(
+            Pin::new(&mut this.send),
+            cx,
+            &buf[..buf.len().min(room)]
+        ))?;
+        if let Some(metered) = &this.metered {
+            metered.wrote(written);
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

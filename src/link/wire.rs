@@ -129,6 +129,15 @@ pub enum Answer {
     Refused(Refusal),
 }
 
+/// How much of a tunnel's bytes its lender has handed to the origin: what a datagram holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The number of the tunnel's stream.
+    pub stream: u64,
+    /// All of them since its beginning.
+    pub sent: u64,
+}
+
 /// Why a frame could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum WireError {
@@ -151,6 +160,7 @@ const STATEMENTS: u16 = 5;
 const CEREMONY: u16 = 6;
 const OPEN: u16 = 16;
 const ANSWER: u16 = 17;
+const REPORT: u16 = 32;
 
 /// Writes one control message.
 ///
@@ -243,6 +253,20 @@ pub async fn send_answer(stream: &mut (impl AsyncWrite + Unpin), answer: Answer)
 /// As [`receive_open`].
 pub async fn receive_answer(stream: &mut (impl AsyncRead + Unpin)) -> Result<Answer, WireError> {
     expect(ANSWER, read_frame(stream).await?)
+}
+
+/// A report as a datagram's body.
+///
+/// # Errors
+/// None in practice: there is memory for a few bytes.
+pub fn encode_report(report: Report) -> Result<Vec<u8>, WireError> {
+    postcard::to_stdvec(&(REPORT, report)).map_err(|_| WireError::Malformed)
+}
+
+/// The report in a datagram; `None` where it is anything else, which a later version may send.
+pub fn decode_report(body: &[u8]) -> Option<Report> {
+    let (kind, report): (u16, Report) = parse(body).ok()?;
+    (kind == REPORT).then_some(report)
 }
 
 /// A peer's text made fit for people: no control, bidirectional or zero-width characters, 63 bytes at most.

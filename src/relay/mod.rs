@@ -45,6 +45,7 @@ use crate::uplink;
 use crate::uplink::dial;
 use crate::uplink::limit::{Limited, Limiters};
 use crate::uplink::resolve::{Names, Resolver};
+use crate::uplink::sent;
 use crate::uplink::{Lend, Network, Uplink};
 
 use class::{Class, Staked};
@@ -151,6 +152,8 @@ struct Origin {
     /// As the borrower must name it in its first bytes.
     host: String,
     uplink: Uplink,
+    /// What was handed to it.
+    sent: sent::Count,
     _place: Place,
 }
 
@@ -228,9 +231,13 @@ impl Relay {
             };
             match relay.reach(who, &incoming.open).await {
                 Ok(origin) => {
+                    let (sent, reporter) = (origin.sent.sent(), incoming.reporter());
                     // An error says that the borrower is gone.
                     if let Ok(mut tunnel) = incoming.accept(origin.address).await {
-                        relay.carry(who, &mut tunnel, origin).await;
+                        tokio::select! {
+                            _ = relay.carry(who, &mut tunnel, origin) => {}
+                            () = reporter.run(sent) => {}
+                        }
                     }
                 }
                 Err(reason) => {
@@ -279,6 +286,7 @@ impl Relay {
             local,
             host: name,
             uplink: uplink.clone(),
+            sent: sent::Count::default(),
             _place: place,
         })
     }
@@ -342,7 +350,7 @@ impl Relay {
             })
     }
 
-    /// Judges the first bytes and splices until the tunnel's end.
+    /// Judges the first bytes and splices until the tunnel's end; counts what was handed to the origin.
     async fn carry<T>(&self, who: Borrower, tunnel: &mut T, origin: Origin) -> End
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -359,9 +367,10 @@ impl Relay {
         let end = match begun {
             Ok(Ok(passed_on)) => {
                 entry.up(passed_on);
+                origin.sent.add(passed_on);
                 let local = origin.uplink.bind.then_some(origin.local);
                 tokio::select! {
-                    end = splice::splice(tunnel, &mut stream, &entry, idle, life) => end,
+                    end = splice::splice(tunnel, &mut stream, (&entry, &origin.sent), idle, life) => end,
                     () = self.taken_back(origin.uplink.index, who.tier) => End::TakenBack,
                     () = self.gone(local) => End::Moved,
                 }

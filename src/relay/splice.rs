@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::relay::ledger::Entry;
+use crate::uplink::sent;
 
 /// Held in each direction: a segmented burst of the kernel's, so that a fast origin costs few calls.
 const BUFFER: usize = 64 << 10;
@@ -53,7 +54,7 @@ impl fmt::Display for End {
 pub(super) async fn splice<T, O>(
     tunnel: &mut T,
     origin: O,
-    entry: &Entry,
+    (entry, sent): (&Entry, &sent::Count),
     idle: Duration,
     life: Duration,
 ) -> End
@@ -65,6 +66,7 @@ where
     let mut origin = Counted {
         inner: origin,
         entry,
+        sent,
         pulse: &pulse,
     };
     tokio::select! {
@@ -113,6 +115,7 @@ impl Pulse {
 struct Counted<'a, S> {
     inner: S,
     entry: &'a Entry,
+    sent: &'a sent::Count,
     pulse: &'a Pulse,
 }
 
@@ -137,6 +140,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<'_, S> {
         if let Poll::Ready(Ok(written @ 1..)) = result {
             this.pulse.beat();
             this.entry.up(written as u64);
+            this.sent.add(written as u64);
         }
         result
     }
@@ -171,13 +175,14 @@ mod tests {
         let entry = ledger.opened(PeerId([1; 32]), "wan0");
         let (borrower, mut tunnel) = duplex(1000);
         let (origin, far) = duplex(1000);
-        let start = Instant::now();
+        let (start, sent) = (Instant::now(), sent::Count::default());
         let run = async {
-            let end = splice(&mut tunnel, origin, &entry, IDLE, LIFE).await;
+            let end = splice(&mut tunnel, origin, (&entry, &sent), IDLE, LIFE).await;
             drop(tunnel);
             (end, start.elapsed())
         };
         let ((end, took), ()) = tokio::join!(run, script(borrower, far));
+        assert_eq!(sent.bytes(), ledger.lent().all.up);
         (end, ledger.lent().all, took)
     }
 
