@@ -102,12 +102,19 @@ fn all(what: &str, count: u64, hints: bool, pool: impl Fn(u64) -> Pool + Sync) -
 }
 
 #[test]
-#[ignore = "shows the decisions for one pool: TRACE=carved|few|many:<seed>[:lively][:hints]"]
+#[ignore = "shows the decisions for one pool: TRACE=carved|few|many|issue:<seed>[:lively][:hints]"]
 fn decisions_of_one_pool() {
     let Ok(which) = std::env::var("TRACE") else { return };
     let words: Vec<&str> = which.split(':').collect();
     let (seed, lively) = (words[1].parse().unwrap(), words.contains(&"lively"));
     let pool = match words[0] {
+        "issue" => Pool {
+            lines: pools::issue(),
+            load: Load::Carved {
+                total: 96 * MIB,
+                least: LEAST,
+            },
+        },
         "carved" => pools::carved(seed, lively),
         "few" => pools::few(seed, lively),
         _ => pools::many(seed, lively),

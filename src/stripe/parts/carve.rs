@@ -84,33 +84,35 @@ fn shares(lanes: &[View], free: f64, least: f64, tail: bool) -> Vec<(LaneId, f64
         sum += v.room(high);
         wanted
     });
-    level(&chosen, free, least)
+    level(&chosen, free, least, tail)
 }
 
-/// Spreads the bytes over these lanes so that all are through at the same time, but none has less than `least`, except the
-/// last one where it could not.
-fn level(chosen: &[&View], free: f64, least: f64) -> Vec<(LaneId, f64)> {
+/// Spreads the bytes over these lanes so that all are through at the same time, but none has less than `least`; except one
+/// where the `tail` is free.
+fn level(chosen: &[&View], free: f64, least: f64, tail: bool) -> Vec<(LaneId, f64)> {
     let mut open: Vec<&View> = chosen.to_vec();
     let mut shares = Vec::new();
     let mut left = free;
-    while !open.is_empty() {
+    loop {
         let by = common_finish(open.iter().map(|v| (v.start + v.answer, v.rate)), left);
-        let Some(at) = open
+        let mut short: Vec<&View> = open
             .iter()
-            .position(|v| v.room(by) < least - ROUNDING)
-            .filter(|_| open.len() > 1)
-        else {
-            shares.extend(open.iter().map(|v| (v.id, v.room(by))));
-            break;
+            .copied()
+            .filter(|v| v.room(by) < least - ROUNDING)
+            .collect();
+        short.sort_by(|a, b| a.room(by).total_cmp(&b.room(by)));
+        // The last lane takes what is left, however little.
+        let spared = usize::from(tail || short.len() == open.len());
+        let Some(pinned) = short.get(spared).map(|v| v.id) else {
+            let rooms = open.iter().map(|v| (v.id, v.room(by)));
+            shares.extend(rooms.filter(|(_, room)| *room > 0.0));
+            return shares;
         };
-        let pinned = open.remove(at);
+        open.retain(|v| v.id != pinned);
         let share = least.min(left);
         left -= share;
-        if share > 0.0 {
-            shares.push((pinned.id, share));
-        }
+        shares.push((pinned, share));
     }
-    shares
 }
 
 /// A piece of about `size` bytes of some gap: as near as possible to it where that is to be `exact`; else small gaps that

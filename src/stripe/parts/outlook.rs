@@ -62,7 +62,7 @@ impl Outlook {
             .filter(|(_, l)| l.is_usable() || l.leases > 0)
             .map(|(&id, lane)| View {
                 id,
-                rate: lane.expected_rate().unwrap_or(0.0),
+                rate: expected_rate(lane),
                 known: lane.rate().is_some(),
                 steady: lane.is_steady(),
                 start: lead(lane),
@@ -121,6 +121,13 @@ impl View {
             through
         };
     }
+}
+
+/// The rate to expect; while slow start goes on at least what is known from before.
+fn expected_rate(lane: &Lane) -> f64 {
+    let hint = lane.spec.hint.filter(|_| !lane.is_steady());
+    let known = hint.map_or(0.0, crate::types::Rate::as_bytes_f64);
+    lane.expected_rate().unwrap_or(0.0).max(known)
 }
 
 /// Seconds until the first byte of a part given now leaves.

@@ -16,6 +16,11 @@ const BEATEN_BY: f64 = 0.3;
 /// A lane waits for none that would be through with the part only so much sooner.
 const ABOUT: f64 = 1.02;
 
+/// After so many seconds it is known how fast an unmeasured lane is.
+const EXPLORES: f64 = 2.0;
+/// So many bytes sent in vain matter in no upload, however small.
+const BUDGET_LEAST: f64 = 2.0 * 1024.0 * 1024.0;
+
 /// A part that is to be sent again.
 #[derive(Debug)]
 struct Rescue<'a> {
@@ -66,6 +71,8 @@ impl Parts {
             else {
                 continue;
             };
+            // In slow start a lane looks slower than it is.
+            let slow_start = lease.is_flowing() && outlook.lane(lease.lane).is_some_and(|v| !v.steady);
             let size = lease.part.range.len() as f64;
             let all = outlook.common_finish(free + size);
             let thieves = outlook
@@ -74,7 +81,8 @@ impl Parts {
                 .filter(|v| v.hungry && !v.probation && v.id != lease.lane);
             for thief in thieves {
                 let by = thief.finish(size).max(all);
-                let gains = eta >= self.config.race_gain * by
+                let gains = !slow_start
+                    && eta >= self.config.race_gain * by
                     && eta - by >= self.config.race_after.as_secs_f64()
                     && self.nobody_sooner(outlook, thief, lease.lane, size);
                 // To find out about a lane costs nothing where it has nothing else to do.
@@ -117,13 +125,19 @@ impl Parts {
         let size = part.range.len();
         let slow = outlook.lane(first.lane).map_or(0.0, |v| v.rate);
         // The first may still win; if it does not, this is what it has sent until then.
-        let in_vain = (sent as f64 + slow * thief.finish(size as f64)).min(size as f64);
-        let budget = self.config.race_budget * self.stock.total() as f64 - self.leases.in_vain as f64;
+        let until = if thief.known {
+            thief.finish(size as f64)
+        } else {
+            EXPLORES
+        };
+        let in_vain = (sent as f64 + slow * until).min(size as f64);
+        let budget = (self.config.race_budget * self.stock.total() as f64).max(BUDGET_LEAST);
         let begun = flows || is_sent;
         if thief.metered && begun {
             return false;
         }
-        let both = begun && (is_sent || in_vain <= budget);
+        let affordable = self.leases.in_vain as f64 + in_vain <= budget;
+        let both = is_sent || (affordable && (begun || !thief.known));
         if both {
             let Some(second) = self.begin(thief.id, part, now) else {
                 return false;
