@@ -146,7 +146,7 @@ fn fill_unknown(views: &mut [View]) {
 }
 
 /// The time at which all lanes together, each from its own time on and at its own rate, could be through with `bytes`.
-fn common_finish(lanes: impl Iterator<Item = (f64, f64)>, bytes: f64) -> f64 {
+pub(super) fn common_finish(lanes: impl Iterator<Item = (f64, f64)>, bytes: f64) -> f64 {
     let mut order: Vec<(f64, f64)> = lanes.collect();
     order.sort_by(|a, b| a.0.total_cmp(&b.0));
     let (mut rate, mut moved) = (0.0, 0.0);

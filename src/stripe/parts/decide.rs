@@ -4,28 +4,27 @@ use std::time::Instant;
 
 use crate::types::LaneId;
 
-use super::super::config::REPORT_EVERY;
 use super::LeaseId;
 use super::Part;
 use super::PartAction;
 use super::Parts;
+use super::carve;
+use super::outlook;
+use super::outlook::Outlook;
+use super::outlook::View;
+use super::pack;
 use super::stock::Stock;
 
 impl Parts {
-    /// Gives every lane whose uplink is about to be idle a part, as long as that helps.
+    /// Gives every lane whose uplink is about to be idle a part, as long as that helps. Each round begins or ends one.
     pub(super) fn decide(&mut self, now: Instant) {
         if self.settle(now) {
             return;
         }
-        let hungry: Vec<LaneId> = self
-            .lanes
-            .keys()
-            .copied()
-            .filter(|id| self.is_hungry(*id))
-            .collect();
-        for lane in hungry {
-            if let Some(part) = self.next_part() {
-                self.start(lane, part, now);
+        for _ in 0..4 * self.config.connections.max(1) {
+            let outlook = Outlook::new(self, now);
+            if !(self.race(&outlook, now) || self.assign(&outlook, now)) {
+                return;
             }
         }
     }
@@ -46,15 +45,28 @@ impl Parts {
         true
     }
 
-    fn next_part(&self) -> Option<Part> {
-        match &self.stock {
+    /// One part out of what is free, to the hungry lane that could begin it first.
+    fn assign(&mut self, outlook: &Outlook, now: Instant) -> bool {
+        if self.stock.nothing_free() {
+            return false;
+        }
+        let mut hungry: Vec<&View> = outlook.lanes.iter().filter(|v| v.hungry).collect();
+        hungry.sort_by(|a, b| b.known.cmp(&a.known).then(b.rate.total_cmp(&a.rate)));
+        let next = |view: &View| match &self.stock {
             Stock::Carved(carved) => {
-                let gap = carved.free.iter().next()?;
-                let range = carved.piece(gap, carved.least);
+                let range = carve::next(carved, outlook, view, &self.config)?;
                 Some(Part { item: 0, range })
             }
-            Stock::Fixed(fixed) => Some(fixed.part(fixed.free.last()?.1.0)),
-        }
+            Stock::Fixed(fixed) => Some(fixed.part(pack::next(fixed, outlook, view)?)),
+        };
+        let found = hungry.iter().find_map(|v| Some((v.id, next(v)?)));
+        // Whatever is computed, somebody works as long as somebody can.
+        let found = found.or_else(|| {
+            let resting = self.leases.len() == 0;
+            let view = hungry.first().filter(|_| resting)?;
+            Some((view.id, self.stock.anything()?))
+        });
+        found.is_some_and(|(lane, part)| self.start(lane, part, now).is_some())
     }
 
     /// Whether the lane may begin a part, and its uplink has less to send than it sends until the part begins.
@@ -69,13 +81,19 @@ impl Parts {
         }
         let own = self.leases.iter().filter(|(_, l)| l.lane == id);
         let backlog: u64 = own.map(|(_, l)| l.left()).sum();
-        let lead = if lane.warm > 0 { 0.0 } else { lane.setup() } + REPORT_EVERY;
-        backlog as f64 <= lane.rate().unwrap_or(0.0) * lead
+        backlog as f64 <= lane.rate().unwrap_or(0.0) * outlook::ahead(lane)
     }
 
+    /// Sends a part that is free.
     pub(super) fn start(&mut self, lane: LaneId, part: Part, now: Instant) -> Option<LeaseId> {
-        let warm = self.lanes.get_mut(&lane)?.lease_started();
+        let lease = self.begin(lane, part, now)?;
         self.stock.take(part);
+        Some(lease)
+    }
+
+    /// Sends a part, free or not.
+    pub(super) fn begin(&mut self, lane: LaneId, part: Part, now: Instant) -> Option<LeaseId> {
+        let warm = self.lanes.get_mut(&lane)?.lease_started();
         let lease = self.leases.begin(lane, part, warm, now);
         self.actions.push_back(PartAction::Send { lease, lane, part });
         Some(lease)

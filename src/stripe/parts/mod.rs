@@ -8,9 +8,13 @@
 //! *stored*, *in flight*, *free*, and only in a race in flight twice, over two lanes; every part obeys its work's rules;
 //! no lane has more parts in flight than slots, and all together no more than [`PartsConfig::connections`].
 
+mod carve;
 mod config;
 mod decide;
 mod leases;
+mod outlook;
+mod pack;
+mod race;
 mod stall;
 mod stock;
 
@@ -173,7 +177,16 @@ impl Parts {
         if was.first {
             lane.part_began(now.saturating_duration_since(was.started), was.warm, now);
         }
-        lane.add_bytes(was.new, 0, now);
+        // What left before the flow began has no time in which it did.
+        lane.add_bytes(
+            if was.first && lane.flowing == 1 {
+                0
+            } else {
+                was.new
+            },
+            0,
+            now,
+        );
         if was.all {
             lane.part_sent(now);
         }
@@ -199,6 +212,9 @@ impl Parts {
                 lane.part_answered(now.saturating_duration_since(sent));
             }
             lane.bytes += over.part.range.len();
+            if let Some(began) = over.first_sent {
+                lane.moved_at_least(over.part.range.len(), now.saturating_duration_since(began));
+            }
             lane.lease_ended(false, true, true, now);
         }
         if let Some(rival) = over.rival {

@@ -92,6 +92,17 @@ impl Stock {
         }
     }
 
+    /// Some small part that is free.
+    pub(super) fn anything(&self) -> Option<Part> {
+        match self {
+            Self::Carved(c) => {
+                let range = c.piece(c.free.iter().next()?, c.least);
+                Some(Part { item: 0, range })
+            }
+            Self::Fixed(f) => Some(f.part(f.free.first()?.1.0)),
+        }
+    }
+
     /// Takes a part that is free as a whole.
     pub(super) fn take(&mut self, part: Part) {
         match self {
@@ -220,6 +231,16 @@ impl Carved {
             up_to(whole)
         } else {
             up_to(shorter)
+        }
+    }
+
+    /// The last `wanted` bytes of the gap that ends where the file does, or more where too little would be left before.
+    pub(super) fn end_piece(&self, gap: ByteRange, wanted: u64) -> ByteRange {
+        let start = gap.end.saturating_sub(wanted.max(self.grain)) / self.grain * self.grain;
+        if start < gap.start.saturating_add(self.least) {
+            self.piece(gap, gap.len())
+        } else {
+            ByteRange::new(start, gap.end)
         }
     }
 
