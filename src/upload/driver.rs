@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::UploadError;
-use super::exchange::{Line, Moved, Shared, Trouble, Way};
+use super::exchange::{Line, Moved, Shared, Trouble, Ways};
 use super::members::{Failing, Member};
 use super::{Stop, Target};
 use crate::lane::{Lane, LaneInfo, LaneSet};
@@ -47,6 +47,7 @@ const TOO_MANY: &str = "enough lanes are at work: one server gets 16 connections
 #[derive(Debug)]
 pub(super) struct Driver {
     shared: Arc<Shared>,
+    ways: Arc<Ways>,
     target: Arc<dyn Target>,
     terms: Terms,
     lanes: watch::Receiver<LaneSet>,
@@ -86,6 +87,7 @@ type Ended = (LeaseId, Result<(), Trouble>);
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) shared: Arc<Shared>,
+    pub(super) ways: Arc<Ways>,
     pub(super) target: Arc<dyn Target>,
     pub(super) terms: Terms,
     pub(super) lanes: watch::Receiver<LaneSet>,
@@ -108,6 +110,7 @@ impl Driver {
         let seed = u64::from(std::process::id());
         Self {
             shared: start.shared,
+            ways: start.ways,
             target: start.target,
             terms: start.terms,
             lanes: start.lanes,
@@ -352,8 +355,7 @@ impl Driver {
 
     fn lane_up(&mut self, lane: &Arc<dyn Lane>, now: Instant) {
         let info = lane.info();
-        let way = Arc::new(Way::new(lane.clone(), self.shared.clone()));
-        self.members.insert(info.id, Member::new(way));
+        self.members.insert(info.id, Member::new(self.ways.of(lane)));
         let spec = LaneSpec {
             slots: SLOTS,
             metered: info.metered,

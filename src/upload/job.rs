@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::driver::{Driver, Start, Tally};
 use super::error::UploadError;
-use super::exchange::{Caller, Shared};
+use super::exchange::{Caller, Shared, Ways};
 use super::source::{Source, Sources};
 use super::{Context, Finished, Job, Opened, Outcome, Stop, Target};
 use crate::lane::LaneSet;
@@ -51,8 +51,10 @@ pub async fn run(
         // What the way there could read or change: the servers' checks tell of changes, nothing of readers.
         plain: job.is_plain(),
     };
+    let ways = Arc::new(Ways::new(shared.clone()));
     let run = Run {
-        caller: Caller::new(shared.clone(), context.lanes.clone(), terms),
+        caller: Caller::new(ways.clone(), context.lanes.clone(), terms),
+        ways,
         shared,
         job,
         terms,
@@ -70,6 +72,7 @@ pub async fn run(
 
 struct Run {
     shared: Arc<Shared>,
+    ways: Arc<Ways>,
     caller: Caller,
     job: Job,
     terms: Terms,
@@ -118,6 +121,7 @@ impl Run {
     async fn send(&self, opened: Opened) -> Result<(Finished, Tally), UploadError> {
         let start = Start {
             shared: self.shared.clone(),
+            ways: self.ways.clone(),
             target: opened.target.clone(),
             terms: self.terms,
             lanes: self.lanes.clone(),

@@ -20,6 +20,7 @@ use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::Item;
 use super::error::UploadError;
+use super::list::list;
 use crate::stripe::Part;
 use crate::task::Tasks;
 
@@ -107,10 +108,18 @@ impl Sources for LocalSources {
 fn listed(path: &Path) -> Result<Listed, UploadError> {
     let shown = path.display().to_string();
     let metadata = std::fs::metadata(path).map_err(|e| unreadable(&shown, &e))?;
+    if metadata.is_dir() {
+        let listing = list(path)?;
+        return Ok(Listed {
+            items: listing.items,
+            directory: true,
+            left_out: listing.left_out,
+        });
+    }
     if !metadata.is_file() {
         return Err(UploadError::Source {
             name: shown,
-            why: "it is not a regular file".to_owned(),
+            why: "it is neither a regular file nor a directory".to_owned(),
         });
     }
     let name = path
