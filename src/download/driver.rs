@@ -40,7 +40,7 @@ use crate::stripe::Action;
 use crate::stripe::Config;
 use crate::stripe::LeaseId;
 use crate::stripe::Scheduler;
-use crate::transfer::{Choice, Phase, Progress, unused};
+use crate::transfer::{Choice, Failing, Phase, Progress, unused};
 use crate::types::ByteRange;
 use crate::types::LaneId;
 
@@ -135,7 +135,7 @@ pub(super) struct Driver {
     last_failure: String,
     last_fault: Option<StatusCode>,
     /// Lanes that gave way to another one of their line.
-    failing: BTreeMap<LaneId, relief::Failing>,
+    failing: BTreeMap<LaneId, Failing>,
     complete: bool,
     near_the_end: bool,
 }
@@ -343,7 +343,7 @@ impl Driver {
         let Some(member) = self.members.get_mut(&lane) else {
             return;
         };
-        member.started(lease, now);
+        member.activity.started(lease, now);
         let route = member.route.clone();
         let is_first = Arc::ptr_eq(&route, &self.home)
             && self
@@ -384,7 +384,7 @@ impl Driver {
         // Those that are chosen and only about to come count as well.
         let lanes = self.members.len().max(self.choice.used.len());
         let may_overlap = lanes * (SLOTS + 1) <= MAX_CONNECTIONS;
-        let busy = self.members.get(&lane).filter(|m| m.working.len() == SLOTS);
+        let busy = self.members.get(&lane).filter(|m| m.activity.leases() == SLOTS);
         if let Some(member) = busy
             && may_overlap
             && range.len() >= LONG
@@ -409,7 +409,7 @@ impl Driver {
         if let Some(worker) = self.workers.remove(&lease)
             && let Some(member) = self.members.get_mut(&worker.lane)
         {
-            member.ended(lease, Instant::now());
+            member.activity.ended(lease, Instant::now());
             worker.task.abort();
             member.dying.retain(|task| !task.is_finished());
             member.dying.push(worker.task.detach());

@@ -1,8 +1,7 @@
 //! A download's lanes: which may serve it, and what each one in use has done so far.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
@@ -11,10 +10,9 @@ use super::route::Route;
 use crate::lane::Lane;
 use crate::lane::LaneInfo;
 use crate::store::Generation;
-use crate::stripe;
 use crate::stripe::LaneSnapshot;
 use crate::transfer::LaneProgress;
-use crate::transfer::{Choice, Record, Standing, Terms, sort_out};
+use crate::transfer::{Activity, Choice, Record, Standing, Terms, sort_out};
 use crate::types::LaneId;
 use crate::types::Rate;
 
@@ -39,14 +37,9 @@ pub(super) struct Member {
     pub(super) route: Arc<Route>,
     /// Bytes it brought that nobody else had.
     pub(super) bytes: u64,
-    /// Leases at work.
-    pub(super) working: BTreeSet<stripe::LeaseId>,
+    pub(super) activity: Activity,
     /// Workers that were told to stop and may not have yet.
     pub(super) dying: Vec<JoinHandle<Option<()>>>,
-    /// Since when it has any.
-    since: Option<Instant>,
-    /// How long it had any, before that.
-    active: Duration,
     /// Answers in a row that were the origin's fault.
     pub(super) faults: u32,
     /// Why it is not used any more.
@@ -67,10 +60,8 @@ impl Member {
             info: route.lane.info().clone(),
             route,
             bytes: 0,
-            working: BTreeSet::new(),
+            activity: Activity::default(),
             dying: Vec::new(),
-            since: None,
-            active: Duration::ZERO,
             faults: 0,
             ineligible: None,
             any_version: false,
@@ -80,26 +71,9 @@ impl Member {
         }
     }
 
-    pub(super) fn started(&mut self, lease: stripe::LeaseId, now: Instant) {
-        self.working.insert(lease);
-        self.since.get_or_insert(now);
-    }
-
-    pub(super) fn ended(&mut self, lease: stripe::LeaseId, now: Instant) {
-        self.working.remove(&lease);
-        if self.working.is_empty()
-            && let Some(since) = self.since.take()
-        {
-            self.active += now.saturating_duration_since(since);
-        }
-    }
-
     /// Its rate over the time it had work.
     pub(super) fn mean_rate(&self, now: Instant) -> Rate {
-        let running = self
-            .since
-            .map_or(Duration::ZERO, |s| now.saturating_duration_since(s));
-        Rate::of(self.bytes, self.active + running)
+        Rate::of(self.bytes, self.activity.time(now))
     }
 
     /// What is shown of it, given what the scheduler says.

@@ -16,11 +16,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::error::UploadError;
 use super::exchange::{Line, Moved, Shared, Trouble, Ways};
-use super::members::{Failing, Member};
+use super::members::Member;
 use super::{Stop, Target};
 use crate::lane::{Lane, LaneInfo, LaneSet};
 use crate::stripe::{Failure, LaneSpec, LeaseId, Part, PartAction, Parts, PartsConfig, Snapshot, Work};
-use crate::transfer::{Choice, Phase, Progress, Record, Terms, has, sort_out, unused};
+use crate::transfer::{Choice, Failing, Phase, Progress, Record, Terms, has, sort_out, unused};
 use crate::types::{LaneId, Rate};
 
 /// Connections of a lane: one whose part is on the uplink, others whose answers are awaited.
@@ -222,7 +222,7 @@ impl Driver {
         let Some(member) = self.members.get_mut(&lane) else {
             return;
         };
-        member.started(lease, now);
+        member.activity.started(lease, now);
         let line = Line::new(member.way.clone(), lease, self.moved.0.clone());
         let (target, ended) = (self.target.clone(), self.ended.0.clone());
         let task = self.shared.tasks.spawn("part", async move {
@@ -325,7 +325,7 @@ impl Driver {
         if let Some(worker) = self.workers.remove(&lease)
             && let Some(member) = self.members.get_mut(&worker.lane)
         {
-            member.ended(lease, Instant::now());
+            member.activity.ended(lease, Instant::now());
         }
     }
 

@@ -1,21 +1,16 @@
-//! An upload's lanes: what each one in use has done so far, and which gave way to another one of its line.
+//! An upload's lanes: what each one in use has done so far.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::exchange::Way;
 use crate::lane::LaneInfo;
-use crate::stripe::{LaneSnapshot, LaneState, LeaseId, Pause};
-use crate::transfer::{LaneProgress, Standing};
+use crate::stripe::LaneSnapshot;
+use crate::transfer::{Activity, LaneProgress, Standing, fails};
 use crate::types::Rate;
 
 /// A rate from fewer bytes says nothing.
 const MIN_MEASURED: u64 = 256 << 10;
-/// A lane that gave way is not taken back sooner: longer than stripe's first park.
-const GIVE_WAY: Duration = Duration::from_secs(10);
-/// Doublings of it: at most 160 s.
-const MAX_DOUBLINGS: u32 = 4;
 
 /// A lane in use.
 #[derive(Debug)]
@@ -24,11 +19,7 @@ pub(super) struct Member {
     pub(super) way: Arc<Way>,
     /// Bytes of parts that the server confirmed.
     pub(super) bytes: u64,
-    working: BTreeSet<LeaseId>,
-    /// Since when it has any.
-    since: Option<Instant>,
-    /// How long it had any, before that.
-    active: Duration,
+    pub(super) activity: Activity,
     /// Why it is not used any more.
     pub(super) ineligible: Option<String>,
     /// What went wrong since a part last got through.
@@ -41,34 +32,15 @@ impl Member {
             info: way.lane.info().clone(),
             way,
             bytes: 0,
-            working: BTreeSet::new(),
-            since: None,
-            active: Duration::ZERO,
+            activity: Activity::default(),
             ineligible: None,
             trouble: None,
         }
     }
 
-    pub(super) fn started(&mut self, lease: LeaseId, now: Instant) {
-        self.working.insert(lease);
-        self.since.get_or_insert(now);
-    }
-
-    pub(super) fn ended(&mut self, lease: LeaseId, now: Instant) {
-        self.working.remove(&lease);
-        if self.working.is_empty()
-            && let Some(since) = self.since.take()
-        {
-            self.active += now.saturating_duration_since(since);
-        }
-    }
-
     /// Its rate over the time it had work. `None`: too little to say.
     pub(super) fn mean_rate(&self, now: Instant) -> Option<Rate> {
-        let running = self
-            .since
-            .map_or(Duration::ZERO, |s| now.saturating_duration_since(s));
-        (self.bytes >= MIN_MEASURED).then(|| Rate::of(self.bytes, self.active + running))
+        (self.bytes >= MIN_MEASURED).then(|| Rate::of(self.bytes, self.activity.time(now)))
     }
 
     /// What is shown of it, given what the scheduler says and what is on its way.
@@ -84,35 +56,6 @@ impl Member {
 
     /// Whether its trouble may be its own and not the server's.
     pub(super) fn fails(&self, snapshot: Option<&LaneSnapshot>) -> bool {
-        let Some(snapshot) = snapshot else { return false };
-        let parked = match snapshot.state {
-            LaneState::Parked { why, .. } => match why {
-                // The first is an accident.
-                Pause::Failures(n) => n > 1,
-                Pause::Silent => true,
-                Pause::Refused | Pause::Origin => false,
-            },
-            _ => false,
-        };
-        parked || snapshot.overdue || self.ineligible.is_some()
-    }
-}
-
-/// A lane that gave way: until when another one of its line is preferred, longer each time, so that two bad lanes do not
-/// take turns all the time.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Failing {
-    until: Option<Instant>,
-    times: u32,
-}
-
-impl Failing {
-    pub(super) fn again(&mut self, now: Instant) {
-        self.until = Some(now + GIVE_WAY * 2u32.pow(self.times.min(MAX_DOUBLINGS)));
-        self.times += 1;
-    }
-
-    pub(super) fn is_on(&self, now: Instant) -> bool {
-        self.until.is_some_and(|until| now < until)
+        snapshot.is_some_and(|s| fails(s, false) || self.ineligible.is_some())
     }
 }

@@ -3,30 +3,17 @@
 //! Invariants: a lane gives way only where there is another one of its line; one that failed is not preferred to one that
 //! works before a time that doubles with each failure, so that two bad lanes do not take turns all the time.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Driver;
 use crate::download::lanes::Member;
-use crate::stripe::{LaneSnapshot, LaneState, Pause};
-use crate::transfer::Record;
+use crate::transfer::{Record, fails};
 use crate::types::LaneId;
-
-/// A lane that gave way is not taken back sooner: longer than stripe's first park.
-const GIVE_WAY: Duration = Duration::from_secs(10);
-/// Doublings of it: at most 160 s.
-const MAX_DOUBLINGS: u32 = 4;
-
-/// When a lane may be preferred again that gave way.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Failing {
-    until: Instant,
-    times: u32,
-}
 
 impl Driver {
     /// What this download has seen of a lane.
     pub(super) fn record(&self, id: LaneId, now: Instant) -> Record {
-        if self.failing.get(&id).is_some_and(|f| now < f.until) {
+        if self.failing.get(&id).is_some_and(|f| f.is_on(now)) {
             Record::Failing
         } else if self.members.contains_key(&id) || self.home.lane.info().id == id {
             Record::Serving
@@ -45,19 +32,14 @@ impl Driver {
         let failed: Vec<LaneId> = self
             .members
             .iter()
-            .filter(|(id, member)| self.has_spare(member, now) && fails(member, of(**id)))
+            .filter(|(id, member)| {
+                self.has_spare(member, now)
+                    && of(**id).is_some_and(|s| fails(s, member.busy) || member.ineligible.is_some())
+            })
             .map(|(&id, _)| id)
             .collect();
         for id in &failed {
-            let times = self.failing.get(id).map_or(0, |f| f.times);
-            let until = now + GIVE_WAY * 2u32.pow(times.min(MAX_DOUBLINGS));
-            self.failing.insert(
-                *id,
-                Failing {
-                    until,
-                    times: times + 1,
-                },
-            );
+            self.failing.entry(*id).or_default().again(now);
             tracing::info!(lane = %id, "lane gives way to another one of its line");
         }
         if !failed.is_empty() {
@@ -74,21 +56,4 @@ impl Driver {
             info.line == member.info.line && self.record(info.id, now) != Record::Failing
         })
     }
-}
-
-/// Whether a lane's trouble may be its own and not the origin's.
-fn fails(member: &Member, snapshot: Option<&LaneSnapshot>) -> bool {
-    let Some(snapshot) = snapshot else { return false };
-    let parked = match snapshot.state {
-        LaneState::Parked { why, .. } => match why {
-            // The first is an accident, and two that break together are one.
-            Pause::Failures(n) => n > 1,
-            Pause::Silent => true,
-            // The lender's limit is its own; what the origin refuses it refuses the whole line.
-            Pause::Refused => member.busy,
-            Pause::Origin => false,
-        },
-        _ => false,
-    };
-    parked || snapshot.overdue || member.ineligible.is_some()
 }
