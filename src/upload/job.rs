@@ -9,6 +9,7 @@ use super::driver::{Driver, Start, Tally};
 use super::error::UploadError;
 use super::exchange::{Caller, Shared, Ways};
 use super::source::{Source, Sources};
+use super::tus;
 use super::{Context, Finished, Job, Opened, Outcome, Stop, Target};
 use crate::lane::LaneSet;
 use crate::transfer::{Phase, Progress, Terms};
@@ -108,13 +109,11 @@ impl Run {
     async fn open(&self) -> Result<Opened, UploadError> {
         let (job, source, caller) = (&self.job, &self.shared.source, &self.caller);
         match job.target.scheme() {
-            _ => {
-                let _ = (source, caller);
-                Err(UploadError::Url {
-                    url: job.shown_target(),
-                    why: "write s3://BUCKET/KEY, tus+https://… or https://…".to_owned(),
-                })
-            }
+            "tus+https" | "tus+http" => tus::open(job, source, caller).await,
+            _ => Err(UploadError::Url {
+                url: job.shown_target(),
+                why: "write s3://BUCKET/KEY, tus+https://… or https://…".to_owned(),
+            }),
         }
     }
 

@@ -16,6 +16,8 @@ mod job;
 mod list;
 mod members;
 mod source;
+mod tus;
+mod web;
 
 pub use error::UploadError;
 pub use job::run;
