@@ -23,7 +23,8 @@ impl Parts {
         }
         for _ in 0..4 * self.config.connections.max(1) {
             let outlook = Outlook::new(self, now);
-            if !(self.race(&outlook, now) || self.assign(&outlook, now)) {
+            let acted = self.race(&outlook, now) || self.assign(&outlook, now) || self.explore(&outlook, now);
+            if !acted {
                 return;
             }
         }

@@ -37,10 +37,31 @@ pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<usiz
         return greatest_that_fits(fixed, outlook, lane);
     }
     let at = outlook.lanes.iter().position(|v| v.id == lane.id)?;
-    let sizes: Vec<f64> = fixed.free.iter().rev().map(|f| f.0 as f64 + OVERHEAD).collect();
+    let free = fixed.free.iter().map(|f| (f.0 as f64 + OVERHEAD, Some(f.1.0)));
+    let late = outlook.late.iter().map(|l| (l.size, None));
+    let mut items: Vec<(f64, Option<usize>)> = free.chain(late).collect();
+    items.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let sizes: Vec<f64> = items.iter().map(|i| i.0).collect();
     let packing = pack(&sizes, &outlook.lanes);
-    let first = packing.lane_of.iter().position(|l| *l == at)?;
-    fixed.free.iter().rev().nth(first).map(|f| f.1.0)
+    let own = items.iter().zip(&packing.lane_of).filter(|(_, l)| **l == at);
+    own.into_iter().find_map(|(item, _)| item.1)
+}
+
+/// When what is free, and parts of these sizes, could be stored.
+pub(super) fn finish(fixed: &Fixed, outlook: &Outlook, extra: &[f64]) -> f64 {
+    let all = || {
+        fixed
+            .free
+            .iter()
+            .map(|f| f.0 as f64 + OVERHEAD)
+            .chain(extra.iter().copied())
+    };
+    if fixed.free.len() > PACKED {
+        return outlook.common_finish(all().sum());
+    }
+    let mut sizes: Vec<f64> = all().collect();
+    sizes.sort_by(|a, b| b.total_cmp(a));
+    pack(&sizes, &outlook.lanes).finish
 }
 
 /// Something to measure a lane by.
