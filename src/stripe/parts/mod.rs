@@ -15,6 +15,7 @@ mod leases;
 mod outlook;
 mod pack;
 mod race;
+mod recall;
 mod stall;
 mod stock;
 

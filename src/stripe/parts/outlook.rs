@@ -106,6 +106,12 @@ impl Outlook {
         self.flying.iter().find(|f| f.0 == id).map(|f| f.1)
     }
 
+    /// When the last of all parts in flight but these would be stored, by the copy that is later.
+    pub(super) fn last_eta(&self, but: &[LeaseId]) -> f64 {
+        let others = self.flying.iter().filter(|f| !but.contains(&f.0));
+        others.map(|f| f.1).fold(0.0, f64::max)
+    }
+
     /// Bytes of what is to be sent again.
     pub(super) fn late_bytes(&self) -> f64 {
         self.late.iter().map(|l| l.size).sum()

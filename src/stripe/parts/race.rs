@@ -44,7 +44,8 @@ impl Parts {
         let mut extra: Vec<f64> = Vec::new();
         for late in &flying {
             extra.push(late.size);
-            if !self.gains(late.eta, self.plan_finish(outlook, &extra)) {
+            let least = outlook.common_finish(self.stock.free_bytes() as f64 + extra.iter().sum::<f64>());
+            if !self.gains(late.eta, least) || !self.gains(late.eta, self.plan_finish(outlook, &extra)) {
                 extra.pop();
                 break;
             }
@@ -53,12 +54,12 @@ impl Parts {
         flying
     }
 
-    fn gains(&self, eta: f64, by: f64) -> bool {
+    pub(super) fn gains(&self, eta: f64, by: f64) -> bool {
         eta >= self.config.race_gain * by && eta - by >= self.config.race_after.as_secs_f64()
     }
 
     /// When all that is free, and parts of these sizes, could be stored.
-    fn plan_finish(&self, outlook: &Outlook, extra: &[f64]) -> f64 {
+    pub(super) fn plan_finish(&self, outlook: &Outlook, extra: &[f64]) -> f64 {
         match &self.stock {
             Stock::Carved(carved) => carve::finish(carved, outlook, extra),
             Stock::Fixed(fixed) => pack::finish(fixed, outlook, extra),
@@ -94,6 +95,10 @@ impl Parts {
         if let Some(loser) = self.loser(outlook) {
             self.cancel(loser, now);
             return true;
+        }
+        // Few items are packed, and the late ones with them.
+        if matches!(&self.stock, Stock::Fixed(fixed) if pack::packs(fixed)) {
+            return false;
         }
         let rescue = outlook.late.iter().find_map(|late| {
             let thieves = self.thieves(outlook, late.lease).filter(|v| !v.probation);
@@ -161,22 +166,40 @@ impl Parts {
         others.all(|v| own <= ABOUT * v.finish(late.size))
     }
 
+    /// Bytes that may still be sent in vain.
+    pub(super) fn budget_left(&self) -> f64 {
+        let budget = (self.config.race_budget * self.stock.total() as f64).max(BUDGET_LEAST);
+        budget - self.leases.in_vain as f64
+    }
+
+    /// Whether the lane may send it too: a lane that has it may not, nor a metered one what was sent in part already.
+    pub(super) fn may_send_again(&self, lease: LeaseId, thief: &View) -> bool {
+        let copies = self.copies(lease);
+        let mut copies = copies.into_iter().flatten();
+        copies.all(|l| l.lane != thief.id && !(thief.metered && l.first_sent.is_some())) && !thief.probation
+    }
+
     /// Begins another copy, in place of a second one; where both can't run, ends the first.
-    fn send_again(&mut self, lease: LeaseId, thief: &View, outlook: &Outlook, now: Instant) -> bool {
+    pub(super) fn send_again(
+        &mut self,
+        lease: LeaseId,
+        thief: &View,
+        outlook: &Outlook,
+        now: Instant,
+    ) -> bool {
         let Some(first) = self.leases.get(lease) else {
             return false;
         };
         let (part, is_sent, begun) = (first.part, first.is_sent(), first.first_sent.is_some());
         let (size, rival) = (part.range.len() as f64, first.rival);
-        if thief.metered && begun {
+        if !self.may_send_again(lease, thief) {
             return false;
         }
         let slow = outlook.lane(first.lane).map_or(0.0, |v| v.rate);
         // The first may still win; if it does not, this is what it has sent until then.
         let until = if thief.known { thief.finish(size) } else { EXPLORES };
         let in_vain = (first.sent as f64 + slow * until).min(size);
-        let budget = (self.config.race_budget * self.stock.total() as f64).max(BUDGET_LEAST);
-        let affordable = self.leases.in_vain as f64 + in_vain <= budget;
+        let affordable = in_vain <= self.budget_left();
         let both = is_sent || (affordable && (begun || !thief.known));
         if !both && !thief.known {
             return false;
