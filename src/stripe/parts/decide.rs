@@ -34,6 +34,7 @@ impl Parts {
             let acted = self.race(&outlook, now)
                 || self.recall(&outlook, now)
                 || self.assign(&outlook, now)
+                || self.rescue(&outlook, now)
                 || self.explore(&outlook, now);
             if !acted {
                 return;

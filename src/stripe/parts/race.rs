@@ -90,16 +90,19 @@ impl Parts {
         ]
     }
 
-    /// Ends a copy that has lost, or sends a late part again. Says whether it did anything.
+    /// Ends a copy that has lost, or sends a late part of a file again. Says whether it did anything.
     pub(super) fn race(&mut self, outlook: &Outlook, now: Instant) -> bool {
         if let Some(loser) = self.loser(outlook) {
             self.cancel(loser, now);
             return true;
         }
         // Few items are packed, and the late ones with them.
-        if matches!(&self.stock, Stock::Fixed(fixed) if pack::packs(fixed)) {
-            return false;
-        }
+        let packed = matches!(&self.stock, Stock::Fixed(fixed) if pack::packs(fixed));
+        !packed && self.rescue(outlook, now)
+    }
+
+    /// Sends a late part again, over the lane that would be through with it first.
+    pub(super) fn rescue(&mut self, outlook: &Outlook, now: Instant) -> bool {
         let rescue = outlook.late.iter().find_map(|late| {
             let thieves = self.thieves(outlook, late.lease).filter(|v| !v.probation);
             let mut able = thieves.filter(|v| {
