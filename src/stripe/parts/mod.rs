@@ -15,6 +15,7 @@ mod leases;
 mod outlook;
 mod pack;
 mod race;
+mod recall;
 mod stall;
 mod stock;
 
@@ -203,22 +204,24 @@ impl Parts {
         if let Some(left) = left {
             self.sent(lease, left, now);
         }
+        // First, as long as it is known that its part is not to be given back.
+        if let Some(rival) = self.leases.get(lease).and_then(|l| l.rival) {
+            self.cancel(rival, now);
+        }
         let Some(over) = self.leases.end(lease) else {
             return false;
         };
         self.stock.store(over.part);
         if let Some(lane) = self.lanes.get_mut(&over.lane) {
-            if let (None, Some(sent)) = (left, over.all_sent) {
-                lane.part_answered(now.saturating_duration_since(sent));
-            }
             lane.bytes += over.part.range.len();
             if let Some(began) = over.first_sent {
                 lane.moved_at_least(over.part.range.len(), now.saturating_duration_since(began));
             }
+            // Where its end was not seen to leave, or there was nothing to send, nothing is learned of the answer.
+            if let (None, Some(_), Some(sent)) = (left, over.first_sent, over.all_sent) {
+                lane.part_answered(now.saturating_duration_since(sent));
+            }
             lane.lease_ended(false, true, true, now);
-        }
-        if let Some(rival) = over.rival {
-            self.cancel(rival, now);
         }
         self.dirty = true;
         true
@@ -328,7 +331,7 @@ impl Parts {
             lane.lease_ended(over.is_flowing(), false, false, now);
         }
         self.leases.in_vain += over.sent;
-        // Unless the other copy lives, or was just stored.
+        // Unless the other copy lives.
         if over.rival.is_none() {
             self.stock.give_back(over.part);
         }

@@ -47,12 +47,22 @@ impl View {
     }
 }
 
+/// A part in flight: the copy that would be stored first, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Late {
+    pub(super) lease: LeaseId,
+    pub(super) eta: f64,
+    pub(super) size: f64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Outlook {
     /// In order of their ids.
     pub(super) lanes: Vec<View>,
     /// When each part in flight would be stored.
-    pub(super) flying: Vec<(LeaseId, f64)>,
+    flying: Vec<(LeaseId, f64)>,
+    /// Parts that hold everything up and are to be sent again: lanes have to be kept for them.
+    pub(super) late: Vec<Late>,
 }
 
 impl Outlook {
@@ -82,7 +92,29 @@ impl Outlook {
             view.queue(parts, &mut flying, now);
         }
         views.retain(|v| parts.lanes.get(&v.id).is_some_and(Lane::is_usable));
-        Self { lanes: views, flying }
+        let mut outlook = Self {
+            lanes: views,
+            flying,
+            late: Vec::new(),
+        };
+        outlook.late = parts.late(&outlook, now);
+        outlook
+    }
+
+    /// When this copy would be stored.
+    pub(super) fn eta(&self, id: LeaseId) -> Option<f64> {
+        self.flying.iter().find(|f| f.0 == id).map(|f| f.1)
+    }
+
+    /// When the last of all parts in flight but these would be stored, by the copy that is later.
+    pub(super) fn last_eta(&self, but: &[LeaseId]) -> f64 {
+        let others = self.flying.iter().filter(|f| !but.contains(&f.0));
+        others.map(|f| f.1).fold(0.0, f64::max)
+    }
+
+    /// Bytes of what is to be sent again.
+    pub(super) fn late_bytes(&self) -> f64 {
+        self.late.iter().map(|l| l.size).sum()
     }
 
     /// The time by which all lanes together could have stored so many bytes more, could they be cut at will.
