@@ -1,13 +1,12 @@
 //! The client's side of the control API.
 //!
-//! A download's file stays in the client's hands: it answers the daemon's questions by opening, renaming and removing
-//! what its own user named, and nothing else.
+//! Files stay in the client's hands: it answers the daemon's questions by opening, renaming and removing what its own user
+//! named, and nothing else ([`giver`](super::giver)).
 
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::OptionFuture;
@@ -15,13 +14,14 @@ use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::download::{Files, Local};
-use crate::store::{OpenedFiles, StoreError};
+use crate::download::Local;
 use crate::task::Tasks;
+use crate::upload::{Listed, Sources, Stop};
 
 use super::convert::{DAEMON, STOPPED};
+use super::giver::{FileGiver, Given, Giver, SourceGiver};
 use super::wire::Wire;
-use super::{Answer, Ask, Compared, Done, Failed, Progress, Reply, Request};
+use super::{Answer, Compared, Done, Failed, Progress, Reply, Request};
 
 /// The daemon is on this device and has nothing to wait for before it takes a request.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -29,9 +29,8 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 const SILENT: Duration = Duration::from_secs(30);
 /// What a stopped download may take to bring its bytes to the disk; a daemon goes on with that alone.
 const STOP_WITHIN: Duration = Duration::from_secs(4);
-/// A download asks for a few files at most, each time the content changed on the origin; who asks more often only means
-/// to fill the directory.
-const MAX_ASKS: u32 = 64;
+/// What removing takes that was sent: some requests over lines that were busy just now.
+const ABORT_WITHIN: Duration = Duration::from_secs(30);
 
 /// Whom the system's daemon runs as.
 const SYSTEM_USER: &str = "tributary";
@@ -138,16 +137,61 @@ impl Client {
         files: Local,
         tasks: &Tasks,
         stop: &CancellationToken,
-        mut show: impl FnMut(&Progress),
+        show: impl FnMut(&Progress),
     ) -> Result<Done, Failed> {
-        let giver = Giver::new(files, tasks);
+        let giver = FileGiver::new(files, tasks);
+        let stop = Stop {
+            stop: stop.clone(),
+            ..Stop::default()
+        };
+        let Followed {
+            end,
+            last,
+            stage,
+            elapsed,
+        } = self.follow(&giver, &stop, show).await;
+        let broken = match end {
+            End::Done(done) => return giver.done(done),
+            End::Failed(failed) => return Err(failed),
+            End::Broken(why) => why,
+        };
+        match giver.published() {
+            // All that was missing is the daemon's word.
+            Some(path) => Ok(done_without(path, last, elapsed)),
+            None => Err(stage.ended(broken)),
+        }
+    }
+
+    /// Follows an upload to its end: opens for the daemon what `sources` have, of which `listed` is the list, and lets
+    /// `show` see how far it is.
+    ///
+    /// # Errors
+    /// As with [`download`](Self::download).
+    pub async fn upload(
+        mut self,
+        sources: Arc<dyn Sources>,
+        listed: Listed,
+        stop: &Stop,
+        show: impl FnMut(&Progress),
+    ) -> Result<Done, Failed> {
+        let giver = SourceGiver::new(sources, listed);
+        let Followed { end, stage, .. } = self.follow(&giver, stop, show).await;
+        match end {
+            End::Done(done) => Ok(done),
+            End::Failed(failed) => Err(failed),
+            End::Broken(why) => Err(stage.ended(why)),
+        }
+    }
+
+    /// Until the daemon says how it ended, or can say no more.
+    async fn follow(&mut self, giver: &dyn Giver, stop: &Stop, mut show: impl FnMut(&Progress)) -> Followed {
         let mut answering = OptionFuture::default();
         let mut last = Progress::default();
-        let (began, mut deadline, mut stopping) = (Instant::now(), Instant::now() + SILENT, false);
-        let broken = loop {
+        let (began, mut deadline, mut stage) = (Instant::now(), Instant::now() + SILENT, Stage::Going);
+        let end = loop {
             tokio::select! {
                 reply = self.reply() => {
-                    if !stopping {
+                    if stage == Stage::Going {
                         deadline = Instant::now() + SILENT;
                     }
                     match reply {
@@ -155,162 +199,99 @@ impl Client {
                             show(&progress);
                             last = progress;
                         }
-                        Ok(Some(Reply::Files(ask))) => answering = Some(Box::pin(giver.answer(ask))).into(),
-                        Ok(Some(Reply::Done(done))) => return giver.done(done),
-                        Ok(Some(Reply::Failed(failed))) if failed.code == DAEMON => break failed.message,
-                        Ok(Some(Reply::Failed(failed))) => return Err(failed),
-                        Ok(Some(_)) => break ClientError::Malformed.to_string(),
-                        Ok(None) => break "the daemon hung up".to_owned(),
-                        Err(error) => break error.to_string(),
+                        Ok(Some(Reply::Files(ask))) => answering = Some(giver.answer(ask)).into(),
+                        Ok(Some(Reply::Done(done))) => break End::Done(done),
+                        Ok(Some(Reply::Failed(failed))) if failed.code == DAEMON => {
+                            break End::Broken(failed.message);
+                        }
+                        Ok(Some(Reply::Failed(failed))) => break End::Failed(failed),
+                        Ok(Some(_)) => break End::Broken(ClientError::Malformed.to_string()),
+                        Ok(None) => break End::Broken("the daemon hung up".to_owned()),
+                        Err(error) => break End::Broken(error.to_string()),
                     }
                 }
                 Some(given) = &mut answering => {
                     answering = OptionFuture::default();
                     if let Err(error) = self.give(given).await {
-                        break error.to_string();
+                        break End::Broken(error.to_string());
                     }
                 }
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
+                () = stop.stop.cancelled(), if stage == Stage::Going => {
+                    stage = Stage::Stopping;
                     deadline = Instant::now() + STOP_WITHIN;
-                    if self.wire.say(&Answer::Stop).await.is_err() {
-                        return Err(stopped());
+                    if let Err(error) = self.wire.say(&Answer::Stop).await {
+                        break End::Broken(error.to_string());
                     }
                 }
-                () = sleep_until(deadline) => break format!("the daemon was silent for {} s", SILENT.as_secs()),
-            }
-        };
-        // A rename that is under way decides what there is to be done yet.
-        answering.await;
-        match giver.published() {
-            // All that was missing is the daemon's word.
-            Some(path) => Ok(done_without(path, last, began.elapsed())),
-            None if stopping => Err(stopped()),
-            None => Err(Failed {
-                code: DAEMON,
-                message: broken,
-            }),
-        }
-    }
-
-    async fn give(&self, (answer, files): Given) -> io::Result<()> {
-        match files {
-            None => self.wire.say(&answer).await,
-            Some(files) => {
-                let descriptors = [&files.data, &files.journal, &files.lock].map(AsFd::as_fd);
-                self.wire.pass(&answer, &descriptors).await
-            }
-        }
-    }
-}
-
-/// An answer, and the files whose descriptors go with it.
-type Given = (Answer, Option<OpenedFiles>);
-
-/// Does what the daemon asks about the file.
-#[derive(Debug)]
-struct Giver {
-    files: Local,
-    tasks: Tasks,
-    state: Mutex<GiverState>,
-}
-
-#[derive(Debug, Default)]
-struct GiverState {
-    asks: u32,
-    published: Option<PathBuf>,
-}
-
-impl Giver {
-    fn new(files: Local, tasks: &Tasks) -> Self {
-        Self {
-            files,
-            tasks: tasks.clone(),
-            state: Mutex::default(),
-        }
-    }
-
-    async fn answer(&self, ask: Ask) -> Given {
-        let answer = if self.is_too_often() {
-            Err(StoreError::Elsewhere("the daemon asks for too many files".into()))
-        } else {
-            self.do_as(ask).await
-        };
-        answer.unwrap_or_else(|error| (Answer::Failed(error.to_string()), None))
-    }
-
-    async fn do_as(&self, ask: Ask) -> Result<Given, StoreError> {
-        Ok(match ask {
-            Ask::Peek { name } => (Answer::Peeked(self.files.peek(name).await?), None),
-            Ask::Open { name, claim } => {
-                let opened = self.files.open(name, claim).await?;
-                let mut files = opened.files;
-                if let Some(directory) = files.directory.take() {
-                    self.sync(directory);
+                () = stop.abort.cancelled(), if stage != Stage::Aborting => {
+                    stage = Stage::Aborting;
+                    deadline = Instant::now() + ABORT_WITHIN;
+                    if let Err(error) = self.wire.say(&Answer::Abort).await {
+                        break End::Broken(error.to_string());
+                    }
                 }
-                let answer = Answer::Opened {
-                    name: opened.name,
-                    path: files.path.to_string_lossy().into_owned(),
-                    created: files.created,
-                };
-                (answer, Some(files))
+                () = sleep_until(deadline) => {
+                    break End::Broken(format!("the daemon was silent for {} s", SILENT.as_secs()));
+                }
             }
-            Ask::Publish => {
-                let path = self.files.publish().await?;
-                let answer = Answer::Published {
-                    path: path.to_string_lossy().into_owned(),
-                };
-                self.state().published = Some(path);
-                (answer, None)
-            }
-            Ask::Discard => {
-                self.files.discard().await;
-                (Answer::Discarded, None)
-            }
-        })
-    }
-
-    /// The directory is not passed on: with it the daemon could list it, and walk from it where it may not. It is synced
-    /// meanwhile: the daemon's first record comes seconds later or with the file's end, when it is synced again.
-    fn sync(&self, directory: File) {
-        let sync = self.tasks.blocking(move || {
-            if let Err(error) = directory.sync_all() {
-                tracing::debug!(%error, "the folder could not be synced");
-            }
-        });
-        drop(sync);
-    }
-
-    /// The daemon knows a path only by hearsay.
-    fn done(&self, done: Done) -> Result<Done, Failed> {
-        match self.published() {
-            Some(path) => Ok(Done { path, ..done }),
-            None => Err(Failed {
-                code: DAEMON,
-                message: "the daemon says that it is done, and has not finished the file".into(),
-            }),
+        };
+        if let End::Broken(_) = end {
+            // A rename that is under way decides what there is to be done yet.
+            answering.await;
+        }
+        let elapsed = began.elapsed();
+        Followed {
+            end,
+            last,
+            stage,
+            elapsed,
         }
     }
 
-    fn published(&self) -> Option<PathBuf> {
-        self.state().published.clone()
-    }
-
-    fn is_too_often(&self) -> bool {
-        let mut state = self.state();
-        state.asks += 1;
-        state.asks > MAX_ASKS
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, GiverState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn give(&self, (answer, descriptors): Given) -> io::Result<()> {
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.wire.pass(&answer, &descriptors).await
     }
 }
 
-fn stopped() -> Failed {
-    Failed {
-        code: STOPPED,
-        message: "stopped; run the same command again to continue".into(),
+/// How a conversation with the daemon went.
+struct Followed {
+    end: End,
+    last: Progress,
+    stage: Stage,
+    elapsed: Duration,
+}
+
+enum End {
+    Done(Done),
+    Failed(Failed),
+    /// It said no more, or that it cannot do it; why.
+    Broken(String),
+}
+
+/// What the user wants.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Going,
+    Stopping,
+    Aborting,
+}
+
+impl Stage {
+    /// What it is when the daemon could not say how it ended.
+    fn ended(self, broken: String) -> Failed {
+        let (code, message) = match self {
+            Self::Going => (DAEMON, broken),
+            Self::Stopping => (STOPPED, "stopped; run the same command again to continue".into()),
+            Self::Aborting => (
+                STOPPED,
+                format!(
+                    "stopped, and it is not known whether what was sent was removed ({broken}); the same command with \
+                     --abort does it"
+                ),
+            ),
+        };
+        Failed { code, message }
     }
 }
 
@@ -327,6 +308,8 @@ fn done_without(path: PathBuf, last: Progress, elapsed: Duration) -> Done {
         best_single: None,
         speedup: None,
         note: Some("the daemon went away just after the file was complete".into()),
+        target: None,
+        files: None,
     }
 }
 
@@ -358,7 +341,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
-    use crate::api::GetRequest;
+    use crate::api::{Ask, GetRequest};
     use crate::download::Destination;
     use crate::store::{Claim, Generation, Validator};
 

@@ -1,5 +1,6 @@
-//! From a download's own words to the API's.
+//! From a transfer's own words to the API's.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::download::{DownloadError, Outcome};
@@ -7,8 +8,10 @@ use crate::lane::LaneInfo;
 use crate::store::StoreError;
 use crate::transfer::{self, LaneState, TlsError};
 use crate::types::Rate;
+use crate::upload::{self, UploadError};
 
-use super::{Done, Failed, LaneProgress, Progress};
+use super::handover::shown;
+use super::{Done, Failed, FilesDone, LaneProgress, LeftOut, Progress};
 
 /// The exit code for something unexpected.
 pub const UNEXPECTED: u8 = 1;
@@ -16,31 +19,39 @@ pub const UNEXPECTED: u8 = 1;
 pub const ORIGIN: u8 = 3;
 /// No uplink reaches the origin.
 pub const UNREACHABLE: u8 = 4;
-/// The content is not what the checksum says.
+/// The content is not what the checksum says; the server has something else than what was sent.
 pub const CHECKSUM: u8 = 5;
-/// The file cannot be written.
+/// The file cannot be written, or read.
 pub const FILE: u8 = 6;
 /// The daemon does not answer, or does not do it: whoever asked may go on without it.
 pub const DAEMON: u8 = 7;
 /// The daemon says no: not to this user, not for that device, not with that token or code.
 pub const REFUSED: u8 = 8;
+/// All went well, but some of a directory's files were left out.
+pub const LEFT_OUT: u8 = 9;
 /// The command line is wrong, as clap has it.
 pub const USAGE: u8 = 2;
 /// Stopped by the user; resumable.
 pub const STOPPED: u8 = 130;
 
-impl From<&transfer::Progress> for Progress {
-    fn from(progress: &transfer::Progress) -> Self {
+impl Progress {
+    /// Of an upload where that is said, else of a download.
+    pub fn of(progress: &transfer::Progress, upload: bool) -> Self {
         let lanes: Vec<LaneProgress> = progress.lanes.iter().map(LaneProgress::from).collect();
         Self {
-            name: Some(progress.name.clone()).filter(|n| !n.is_empty()),
+            // An upload's name is its user's, and others see it in the daemon's status.
+            name: Some(shown(&progress.name)).filter(|n| !n.is_empty()),
             total: progress.total,
             done: progress.done,
             rate: lanes.iter().map(|l| l.rate).sum(),
             lanes,
+            upload,
         }
     }
 }
+
+/// Left out files that are told of: what somebody reads, and what fits into a line with names of any length.
+const MAX_REASONS: usize = 20;
 
 impl From<&transfer::LaneProgress> for LaneProgress {
     fn from(lane: &transfer::LaneProgress) -> Self {
@@ -88,6 +99,58 @@ impl From<Outcome> for Done {
             best_single: best.map(Rate::as_bits),
             speedup: best.map(|b| rate.as_bits() as f64 / b.as_bits() as f64),
             note: outcome.note,
+            target: None,
+            files: None,
+        }
+    }
+}
+
+impl From<upload::Outcome> for Done {
+    fn from(outcome: upload::Outcome) -> Self {
+        let rate = Rate::of(outcome.bytes.saturating_sub(outcome.resumed), outcome.elapsed);
+        let best = outcome.best_single.filter(|b| b.as_bits() > 0);
+        Self {
+            // Only who asked knows it.
+            path: PathBuf::new(),
+            bytes: outcome.bytes,
+            resumed: outcome.resumed,
+            elapsed: outcome.elapsed.as_secs_f64(),
+            rate: rate.as_bits(),
+            duplicated: outcome.duplicated,
+            lanes: outcome
+                .lanes
+                .iter()
+                .map(|(info, bytes)| part(info, *bytes))
+                .collect(),
+            best_single: best.map(Rate::as_bits),
+            speedup: best.map(|b| rate.as_bits() as f64 / b.as_bits() as f64),
+            note: outcome.note,
+            target: Some(outcome.place),
+            files: outcome.files.map(FilesDone::from),
+        }
+    }
+}
+
+impl From<upload::Files> for FilesDone {
+    fn from(files: upload::Files) -> Self {
+        let reasons = files.left_out.into_iter();
+        Self {
+            sent: files.sent,
+            same: files.same,
+            left_out: files.left_out_count,
+            reasons: reasons
+                .map(|(name, why)| LeftOut { name, why })
+                .take(MAX_REASONS)
+                .collect(),
+        }
+    }
+}
+
+impl From<UploadError> for Failed {
+    fn from(error: UploadError) -> Self {
+        Self {
+            code: upload_code(&error),
+            message: error.to_string(),
         }
     }
 }
@@ -143,5 +206,22 @@ const fn code(error: &DownloadError) -> u8 {
         DownloadError::Store(_) => FILE,
         DownloadError::Stopped { .. } => STOPPED,
         DownloadError::Task(_) => UNEXPECTED,
+    }
+}
+
+fn upload_code(error: &UploadError) -> u8 {
+    match error {
+        UploadError::Url { .. } | UploadError::Usage(_) => USAGE,
+        UploadError::Source { .. } | UploadError::Changed { .. } => FILE,
+        UploadError::NotTaken(_) => DAEMON,
+        UploadError::NoLanes | UploadError::Unreachable { .. } | UploadError::Stalled { .. } => UNREACHABLE,
+        UploadError::Certificate { .. }
+        | UploadError::Refused { .. }
+        | UploadError::Status { .. }
+        | UploadError::Answer { .. } => ORIGIN,
+        UploadError::Corrupt { .. } => CHECKSUM,
+        UploadError::Stopped { .. } => STOPPED,
+        UploadError::LeftBehind { error, .. } => upload_code(error),
+        UploadError::Task(_) => UNEXPECTED,
     }
 }

@@ -1,8 +1,8 @@
-//! How a client's file is written by the daemon: the questions it asks on the way, and the client's answers.
+//! How a client's file is written or read by the daemon: the questions it asks on the way, and the client's answers.
 //!
 //! The client opens its files itself, as the user that it is, and passes the descriptors; names, the lock and the final
 //! rename stay with it. The daemon gets no path but for its messages. One question is under way at a time; one that is
-//! not answered ends the transfer, resumably.
+//! not answered ends the transfer, resumably. What is read for an upload is in [`source`](super::source).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::download::{Files, Opened};
 use crate::store::{Claim, OpenedFiles, Sender, StoreError, safe_name};
 use crate::task::Tasks;
 
+use super::source::Page;
 use super::wire::Line;
 
 /// A rename and its syncs take long on an SD card that is busy writing, and a lock is waited for.
@@ -42,6 +43,16 @@ pub enum Ask {
     Publish,
     /// Remove what was written.
     Discard,
+    /// Which files are to be sent? A page of the list, whose entries are counted from 0.
+    List {
+        /// The first entry that is wanted.
+        from: usize,
+    },
+    /// Open the file with this number in the list, for reading.
+    Source {
+        /// Counted from 0.
+        item: usize,
+    },
 }
 
 /// What the client says: to a question, or by itself.
@@ -66,10 +77,23 @@ pub enum Answer {
     },
     /// To `discard`.
     Discarded,
+    /// To `list`.
+    Listed(Page),
+    /// To `source`, with the one descriptor.
+    Source,
+    /// To `source`: this file cannot be read.
+    Unreadable {
+        /// Which.
+        name: String,
+        /// What the system says.
+        why: String,
+    },
     /// To any: it did not work; why, for people.
     Failed(String),
     /// By itself: the user wants it stopped, resumably.
     Stop,
+    /// By itself, also after `stop`: the user wants it stopped, and what was sent removed.
+    Abort,
 }
 
 /// A question on its way to the client.
@@ -79,10 +103,42 @@ pub(super) struct Asked {
     pub(super) answer: oneshot::Sender<(Answer, Line)>,
 }
 
+/// The way to a client: one question at a time.
+#[derive(Debug)]
+pub(super) struct Asker(Mutex<mpsc::Sender<Asked>>);
+
+impl Asker {
+    /// The questions are to be passed on.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Asked>) {
+        let (asks, asked) = mpsc::channel(1);
+        (Self(Mutex::new(asks)), asked)
+    }
+
+    /// # Errors
+    /// Where there is no answer, or one that says that it did not work; in words.
+    pub(super) async fn ask(&self, ask: Ask) -> Result<(Answer, Line), String> {
+        // Held until the answer is there.
+        let asks = self.0.lock().await;
+        let (answer, answered) = oneshot::channel();
+        let gone = || "whoever asked for this transfer is gone".to_owned();
+        let asked = asks.send(Asked { ask, answer }).await;
+        asked.map_err(|_closed| gone())?;
+        match timeout(ANSWER_WITHIN, answered).await {
+            Ok(Ok((Answer::Failed(why), _))) => Err(why),
+            Ok(Ok(answered)) => Ok(answered),
+            Ok(Err(_closed)) => Err(gone()),
+            Err(_) => Err(format!(
+                "whoever asked for this transfer has not answered for {} s",
+                ANSWER_WITHIN.as_secs()
+            )),
+        }
+    }
+}
+
 /// Files in the hands of a client.
 #[derive(Debug)]
 pub(super) struct Remote {
-    asks: Mutex<mpsc::Sender<Asked>>,
+    asker: Asker,
     sender: Sender,
     tasks: Tasks,
 }
@@ -90,31 +146,13 @@ pub(super) struct Remote {
 impl Remote {
     /// Files of the client that is that user; the questions are to be passed on.
     pub(super) fn new(sender: Sender, tasks: &Tasks) -> (Self, mpsc::Receiver<Asked>) {
-        let (asks, asked) = mpsc::channel(1);
-        let remote = Self {
-            asks: Mutex::new(asks),
-            sender,
-            tasks: tasks.clone(),
-        };
-        (remote, asked)
+        let (asker, asked) = Asker::new();
+        let tasks = tasks.clone();
+        (Self { asker, sender, tasks }, asked)
     }
 
     async fn ask(&self, ask: Ask) -> Result<(Answer, Line), StoreError> {
-        // Held until the answer is there: one at a time.
-        let asks = self.asks.lock().await;
-        let (answer, answered) = oneshot::channel();
-        let gone = || StoreError::Elsewhere("whoever asked for this download is gone".into());
-        let asked = asks.send(Asked { ask, answer }).await;
-        asked.map_err(|_closed| gone())?;
-        match timeout(ANSWER_WITHIN, answered).await {
-            Ok(Ok((Answer::Failed(why), _))) => Err(StoreError::Elsewhere(why)),
-            Ok(Ok(answered)) => Ok(answered),
-            Ok(Err(_closed)) => Err(gone()),
-            Err(_) => Err(StoreError::Elsewhere(format!(
-                "whoever asked for this download has not answered for {} s",
-                ANSWER_WITHIN.as_secs()
-            ))),
-        }
+        self.asker.ask(ask).await.map_err(StoreError::Elsewhere)
     }
 
     async fn take(
@@ -183,14 +221,17 @@ impl Files for Remote {
     }
 }
 
+/// What is wrong with an answer to another question.
+pub(super) const SENSELESS: &str = "the answer about them makes no sense; is it of another version?";
+
 fn senseless() -> StoreError {
     StoreError::NotTaken {
-        why: "the answer about them makes no sense; is it of another version?".into(),
+        why: SENSELESS.into(),
     }
 }
 
 /// A stranger's text without what could disturb a terminal or a log.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()

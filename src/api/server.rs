@@ -15,12 +15,15 @@ use tokio_util::sync::CancellationToken;
 use crate::download::Files;
 use crate::store::Sender;
 use crate::task::Tasks;
+use crate::upload::Sources;
 
 use super::convert::{DAEMON, REFUSED, STOPPED};
 use super::handover::{Answer, Asked, Remote};
+use super::source::RemoteSources;
 use super::wire::{Line, Wire, within};
 use super::{
-    ApproveRequest, Change, Compared, Done, Failed, GetRequest, Household, Progress, Reply, Request, Status,
+    ApproveRequest, Change, Compared, Done, Failed, GetRequest, Household, Progress, PutRequest, Reply,
+    Request, Status,
 };
 
 /// Each may hold a download; a household's devices do a few at a time.
@@ -34,7 +37,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Where a connection cannot be accepted (no descriptor is free, as a rule), the next try comes after this.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
-/// A download under way.
+/// A download or an upload under way.
 pub struct Transfer {
     /// How far it is.
     pub progress: watch::Receiver<Progress>,
@@ -42,6 +45,8 @@ pub struct Transfer {
     pub outcome: BoxFuture<'static, Result<Done, Failed>>,
     /// Stops it, resumably.
     pub stop: CancellationToken,
+    /// Stops it, and removes what an upload has sent.
+    pub abort: CancellationToken,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -59,6 +64,11 @@ pub trait Handler: Send + Sync + 'static {
     /// # Errors
     /// Where the request itself is wrong.
     fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed>;
+    /// Begins an upload of what is in these sources, for that user.
+    ///
+    /// # Errors
+    /// Where the request itself is wrong.
+    fn put(&self, request: PutRequest, sources: Arc<dyn Sources>, user: u32) -> Result<Transfer, Failed>;
     /// Who is there, and how far each is trusted.
     fn peers(&self) -> Household;
     /// Changes who is trusted. Dropping what comes back ends it.
@@ -198,6 +208,13 @@ async fn client(mut wire: Wire, sender: Sender, handler: &dyn Handler, tasks: &T
                 Err(failed) => wire.say(&Reply::Failed(failed)).await,
             }
         }
+        Ok(Request::Put(request)) => {
+            let (sources, asks) = RemoteSources::new(sender, tasks);
+            match handler.put(request, Arc::new(sources), sender.uid) {
+                Ok(transfer) => Served::new(wire, transfer).until_done(asks).await,
+                Err(failed) => wire.say(&Reply::Failed(failed)).await,
+            }
+        }
         Ok(Request::Peers) => wire.say(&Reply::Peers(handler.peers())).await,
         Ok(Request::Change(_) | Request::Approve(_)) if !is_owner(sender.uid) => {
             wire.say(&Reply::Failed(not_allowed())).await
@@ -259,7 +276,7 @@ const fn refused(message: String) -> Reply {
     })
 }
 
-/// A client whose download is under way.
+/// A client whose transfer is under way.
 struct Served {
     wire: Wire,
     transfer: Transfer,
@@ -282,8 +299,8 @@ impl Served {
         }
     }
 
-    /// Tells the client how the download goes, and asks it for its files; its hanging up, its not reading, and nonsense
-    /// stop the download. Returns when that is over in any case, so that what it holds is counted as this client's.
+    /// Tells the client how the transfer goes, and asks it for its files; its hanging up, its not reading, and nonsense
+    /// stop it, resumably. Returns when that is over in any case, so that what it holds is counted as this client's.
     async fn until_done(mut self, mut asks: mpsc::Receiver<Asked>) -> io::Result<()> {
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         loop {
@@ -332,6 +349,11 @@ impl Served {
                 self.stopped = true;
                 self.transfer.stop.cancel();
             }
+            (Ok(Answer::Abort), waiting) => {
+                self.waiting = waiting;
+                self.stopped = true;
+                self.transfer.abort.cancel();
+            }
             // Nobody waits any more: it took too long, and the transfer is over.
             (Ok(answer), Some(waiting)) => drop(waiting.send((answer, line))),
             (Ok(_), None) => self.lose("the daemon was answered without having asked".into()),
@@ -346,7 +368,7 @@ impl Served {
     }
 
     fn lose(&mut self, why: String) {
-        tracing::debug!(why, "a download's client is gone");
+        tracing::debug!(why, "a transfer's client is gone");
         self.gone.get_or_insert(why);
         self.waiting = None;
         self.transfer.stop.cancel();

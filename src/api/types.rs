@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ApproveRequest, Ask, Change, Changed, Compare, Household, Invited};
+use super::{ApproveRequest, Ask, Change, Changed, Compare, FilesDone, Household, Invited, PutRequest};
 use crate::trust::Tier;
 
 /// What a client asks of the daemon: one line of JSON.
@@ -19,6 +19,8 @@ pub enum Request {
     /// Download something; lines of [`Reply`] follow until `done` or `failed`, among them questions about the file, which
     /// the client answers by lines of [`Answer`](super::Answer). Hanging up stops it, resumably.
     Get(GetRequest),
+    /// Upload something; the rest is as with `get`.
+    Put(PutRequest),
     /// Who is there, and how far each is trusted.
     Peers,
     /// Change who is trusted.
@@ -40,19 +42,19 @@ pub struct GetRequest {
     pub pool: bool,
 }
 
-/// What the daemon answers: lines of JSON. `get --json` prints the same.
+/// What the daemon answers: lines of JSON. `get --json` and `put --json` print the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// To `status`.
     Status(Status),
-    /// To `get`, several times a second.
+    /// To `get` and `put`, several times a second.
     Progress(Progress),
-    /// To `get`: it is done.
+    /// To `get` and `put`: it is done.
     Done(Done),
     /// To anything: it is not.
     Failed(Failed),
-    /// To `get`: a question about the file. Never printed.
+    /// To `get` and `put`: a question about the file. Never printed.
     Files(Ask),
     /// To `peers`.
     Peers(Household),
@@ -64,22 +66,25 @@ pub enum Reply {
     Compare(Compare),
 }
 
-/// A running download.
+/// A running download or upload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// The file's name, once it is known.
     pub name: Option<String>,
     /// Its length, once it is known and if the origin says it.
     pub total: Option<u64>,
-    /// Bytes that are there, those of earlier runs included.
+    /// Bytes that are there (of an upload: at the server), those of earlier runs included.
     pub done: u64,
     /// Of all lanes together, now.
     pub rate: u64,
     /// One for each lane, those that are gone but brought something included.
     pub lanes: Vec<LaneProgress>,
+    /// Whether it is an upload.
+    #[serde(default)]
+    pub upload: bool,
 }
 
-/// One lane's part in a download.
+/// One lane's part in a download or an upload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LaneProgress {
     /// Whose uplink: `this device` or a peer's name.
@@ -90,7 +95,7 @@ pub struct LaneProgress {
     pub lent: bool,
     /// Now.
     pub rate: u64,
-    /// Bytes of the file it brought in this run.
+    /// Bytes of the file it carried in this run.
     pub bytes: u64,
     /// `active`, `idle`, `parked` or `ineligible`, with the reason behind a colon where there is one.
     pub state: String,
@@ -105,23 +110,23 @@ pub struct LaneProgress {
     pub failures: Option<u32>,
 }
 
-/// A download that is done.
+/// A download or an upload that is done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Done {
-    /// The file.
+    /// The file; of an upload, what was sent: `-` where that was standard input.
     #[serde(serialize_with = "shown")]
     pub path: PathBuf,
     /// Its length.
     pub bytes: u64,
-    /// How many of them an earlier run had brought.
+    /// How many of them an earlier run had carried.
     pub resumed: u64,
     /// This run, in seconds.
     pub elapsed: f64,
     /// Average of this run.
     pub rate: u64,
-    /// Bytes that came twice.
+    /// Bytes that were carried twice.
     pub duplicated: u64,
-    /// What each lane brought.
+    /// What each lane carried.
     pub lanes: Vec<LaneProgress>,
     /// The best single lane's own average while it worked; `null` where that is not known.
     pub best_single: Option<u64>,
@@ -129,6 +134,12 @@ pub struct Done {
     pub speedup: Option<f64>,
     /// What else the user should know, such as why it was not pooled.
     pub note: Option<String>,
+    /// Where an upload is now; `null`: it is a download.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// What became of a directory's files; `null`: it was one file.
+    #[serde(default)]
+    pub files: Option<FilesDone>,
 }
 
 /// Something that did not work.
@@ -151,7 +162,7 @@ pub struct Status {
     pub peers: Vec<Peer>,
     /// The ways a download would take now.
     pub lanes: Vec<Lane>,
-    /// Downloads that are running.
+    /// Downloads and uploads that are running.
     pub transfers: Vec<Progress>,
     /// What was lent since the start.
     pub lent: Lent,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::types::{Period, sha256_from_hex};
+use crate::types::{ByteSize, Period, sha256_from_hex};
 
 /// Pools a household's uplinks: one download over every peer's connection.
 #[derive(Debug, Parser)]
@@ -21,6 +21,7 @@ Examples:
   tributary demo                                     See it work, on this machine alone
   tributary run                                      Lend this device's uplinks to the household
   tributary get https://example.org/big.iso          Download over everybody's uplinks
+  tributary put film.mkv s3://backup/film.mkv        Upload over everybody's uplinks
   tributary status                                   Who is there, and what they bring
   tributary invite                                   Let another device into this household
   tributary check-config                             Whether the configuration is right
@@ -30,12 +31,13 @@ Exit codes:
   0   done
   1   something unexpected; from `doctor`: something is a problem
   2   the command line is wrong
-  3   the origin refuses, or its content keeps changing
+  3   the origin or the server refuses, or its content keeps changing
   4   no uplink reaches the origin
-  5   the content is not what --sha256 says; no file was left
-  6   the file cannot be written
+  5   the content is not what --sha256 says, and no file was left; of put: the server holds something else
+  6   the file cannot be written; of put: it cannot be read, or changed meanwhile
   7   no daemon answers
   8   the daemon refuses: not to this user, not for that device, not with that token or code
+  9   some of the directory's files were left out; the others are there
   64  the configuration is wrong
   130 stopped; the same command resumes";
 
@@ -61,6 +63,8 @@ pub(super) struct Common {
 pub(super) enum Command {
     /// Download a file over every peer's uplink
     Get(Get),
+    /// Upload a file, standard input or a directory over every peer's uplink
+    Put(Put),
     /// Be a peer, in the foreground: lend this device's uplinks and borrow others'
     #[command(after_help = "\
 Examples:
@@ -124,6 +128,69 @@ pub(super) struct Get {
     #[arg(long)]
     pub(super) no_pool: bool,
     /// Download without the daemon, as a peer of its own
+    #[arg(long)]
+    pub(super) standalone: bool,
+    /// One JSON object a line on standard output
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// `tributary put`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+TARGET is one of
+  s3://BUCKET/KEY                S3 and what speaks like it (R2, B2, MinIO, Garage: name the service with --endpoint)
+  tus+https://HOST/PATH          where a tus 1.0 server makes uploads
+  https://HOST/PATH              PUT, as WebDAV servers take it; a directory goes to one that ends in `/` only
+Where it ends in `/`, a file keeps its own name there. tus+http:// and http:// are allowed too, and not encrypted.
+
+S3 credentials come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, else from a profile in
+~/.aws/credentials. They go to the daemon that signs with them, and into no log.
+
+Examples:
+  tributary put film.mkv s3://backup/films/
+  tributary put --endpoint https://s3.example.org --region eu-1 disk.img s3://backup/disk.img
+  tributary put film.mkv tus+https://example.org/files/
+  tributary put -H 'Authorization: Bearer TOKEN' photos/ https://dav.example.org/photos/
+  tar c photos | tributary put - s3://backup/photos.tar
+  tributary put --abort film.mkv s3://backup/films/  Remove what an unfinished upload left there
+
+Stopped by Ctrl-C, a crash or a power cut, the same command goes on where it was (but not from standard input). A second
+Ctrl-C within 3 s also removes what was sent.")]
+pub(super) struct Put {
+    /// What to upload: a file, a directory, or `-` for standard input
+    pub(super) source: PathBuf,
+    /// Where to: s3://BUCKET/KEY, tus+https://HOST/PATH or https://HOST/PATH
+    pub(super) target: String,
+    /// The S3 service's URL [default: AWS_ENDPOINT_URL, else AWS in the region]
+    #[arg(long, value_name = "URL")]
+    pub(super) endpoint: Option<String>,
+    /// The S3 region [default: AWS_REGION, else the profile's, else us-east-1]
+    #[arg(long, value_name = "REGION")]
+    pub(super) region: Option<String>,
+    /// The profile with the S3 credentials [default: AWS_PROFILE, else `default`]
+    #[arg(long, value_name = "NAME")]
+    pub(super) profile: Option<String>,
+    /// Send parts of exactly this size, such as 64MiB (S3 and tus) [default: as suits the lanes and the server]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) part_size: Option<ByteSize>,
+    /// Send this header with every request (not S3); may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
+    pub(super) headers: Vec<String>,
+    /// Most of standard input that is put into a temporary file, in TMPDIR or else in the current directory; 5 % of the
+    /// disk stay free in any case [default: 8GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(super) spool_limit: Option<ByteSize>,
+    /// Send nothing: remove what an unfinished upload of the same SOURCE left at TARGET
+    #[arg(long)]
+    pub(super) abort: bool,
+    /// Use this device's own uplinks only
+    #[arg(long)]
+    pub(super) no_pool: bool,
+    /// Upload without the daemon, as a peer of its own
     #[arg(long)]
     pub(super) standalone: bool,
     /// One JSON object a line on standard output
@@ -326,6 +393,30 @@ mod tests {
         for bad in ["", "ab", &"zz".repeat(32), &"é".repeat(32), &"+1".repeat(32)] {
             assert!(parse_sha256(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_put_has_a_source_a_target_and_sizes_with_units() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["tributary", "put"], args].concat());
+        let Ok(Cli {
+            command: Command::Put(put),
+            ..
+        }) = parse(&[
+            "-",
+            "s3://b/k",
+            "--part-size",
+            "64MiB",
+            "--spool-limit",
+            "1 GB",
+            "-H",
+            "A: b",
+        ])
+        else {
+            panic!("not a put");
+        };
+        assert_eq!(put.part_size, Some(ByteSize(64 << 20)));
+        assert_eq!(put.spool_limit, Some(ByteSize(1_000_000_000)));
+        assert!(parse(&["x"]).is_err() && parse(&["x", "s3://b/k", "--part-size", "64"]).is_err());
     }
 
     #[test]

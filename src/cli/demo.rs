@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::{Done, Failed, Transfer};
 use crate::demo::{Household, LINES, SIZE};
 use crate::types::{ByteSize, Rate};
+use crate::upload::Stop;
 
 use super::args::Demo;
 use super::fail;
@@ -56,7 +57,11 @@ async fn both(
 
 async fn once(transfer: Transfer, bars: bool, stop: &CancellationToken) -> Result<Done, Failed> {
     let mut show = Show::with_bars(bars);
-    let outcome = follow(transfer, &mut show, stop).await;
+    let stop = Stop {
+        stop: stop.clone(),
+        ..Stop::default()
+    };
+    let outcome = follow(transfer, &mut show, &stop).await;
     show.clear();
     outcome
 }

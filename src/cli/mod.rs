@@ -1,7 +1,8 @@
 //! The command line: arguments in, output and an exit code out.
 //!
 //! Invariants: results go to standard output, news and errors to standard error; a wrong configuration ends what needs
-//! one before a socket is opened; the first Ctrl-C stops in order, a second one at once.
+//! one before a socket is opened; the first Ctrl-C stops in order, a second one at once (of `put`: removes what was sent, and
+//! a third one stops at once).
 
 #![expect(
     clippy::print_stdout,
@@ -20,10 +21,15 @@ mod get;
 mod log;
 mod overview;
 mod peers;
+mod pooled;
+mod put;
+mod s3;
 mod serve;
 mod service;
 mod show;
+mod spool;
 mod status;
+mod target;
 mod trust;
 
 use std::io;
@@ -33,14 +39,15 @@ use std::sync::mpsc;
 
 use clap::{CommandFactory, Parser};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
+use crate::api::convert::STOPPED;
 use crate::config::Config;
 use crate::identity::StateDir;
 use crate::link::DEFAULT_PORT;
 use crate::node::{Doors, Live, NodeConfig};
 use crate::relay;
 use crate::task::spawn_apart;
+use crate::upload::Stop;
 
 use args::{Cli, Command, Common};
 
@@ -60,7 +67,9 @@ pub fn main() -> ExitCode {
     log::to_stderr(&cli);
     // The others must work beside a file that is wrong: to see how the daemon is that goes on with the old one.
     let config = match &cli.command {
-        Command::Get(_) | Command::Run | Command::Doctor(_) => Config::load(cli.common.config.as_deref()),
+        Command::Get(_) | Command::Put(_) | Command::Run | Command::Doctor(_) => {
+            Config::load(cli.common.config.as_deref())
+        }
         _ => Ok(Default::default()),
     };
     let config = match config {
@@ -88,12 +97,14 @@ pub fn command() -> clap::Command {
 }
 
 async fn run(cli: Cli, config: Config) -> ExitCode {
-    let stop = match on_signal() {
+    let removes = matches!(cli.command, Command::Put(_));
+    let Stop { stop, abort } = match on_signal(removes) {
         Ok(stop) => stop,
         Err(error) => return fail(&error),
     };
     match cli.command {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
+        Command::Put(put) => put::run(&cli.common, config, put, Stop { stop, abort }).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
         Command::Status(status) => status::run(&cli.common, &status, stop).await,
         Command::Invite(options) => trust::invite(&cli.common, &options, stop).await,
@@ -114,12 +125,13 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A token that the first SIGINT or SIGTERM cancels; the second one ends the process, with the code that shells know it by.
-fn on_signal() -> io::Result<CancellationToken> {
-    let stop = CancellationToken::new();
-    let token = stop.clone();
+/// Tokens: the first SIGINT or SIGTERM stops; where the command `removes`, a SIGINT after that aborts; the next signal ends
+/// the process, with the code that shells know it by.
+fn on_signal(removes: bool) -> io::Result<Stop> {
+    let heard = Stop::default();
+    let tokens = heard.clone();
     let (listens, listening) = mpsc::channel();
-    // Apart: the second signal is for when everything else hangs.
+    // Apart: the last signal is for when everything else hangs.
     spawn_apart("signals", async move {
         let signals = signal(SignalKind::interrupt()).and_then(|i| Ok((i, signal(SignalKind::terminate())?)));
         let (mut interrupt, mut terminate) = match signals {
@@ -130,17 +142,21 @@ fn on_signal() -> io::Result<CancellationToken> {
         let _ = listens.send(Ok(()));
         loop {
             let code = tokio::select! {
-                _ = interrupt.recv() => i32::from(crate::api::convert::STOPPED),
+                _ = interrupt.recv() => i32::from(STOPPED),
                 _ = terminate.recv() => TERMINATED,
             };
-            if token.is_cancelled() {
+            let by_hand = code == i32::from(STOPPED);
+            if !tokens.stop.is_cancelled() {
+                tokens.stop.cancel();
+            } else if removes && by_hand && !tokens.abort.is_cancelled() {
+                tokens.abort.cancel();
+            } else {
                 std::process::exit(code);
             }
-            token.cancel();
         }
     })?;
     listening.recv().map_err(io::Error::other)??;
-    Ok(stop)
+    Ok(heard)
 }
 
 /// Where the device's state is: as asked, as systemd says, else where the user's or the system's state goes.

@@ -133,9 +133,14 @@ fn running(page: &mut Page, transfer: &Progress, clock: &impl Fn(Duration) -> St
         None => ByteSize(transfer.done).to_string(),
     };
     let end = format!(": {far}, {}", Rate::bits(transfer.rate));
-    let name = transfer.name.as_deref().unwrap_or("(asking the origin)");
-    let room = page.width.saturating_sub("Downloading ".len() + end.len());
-    page.line(&format!("Downloading {}{end}", short(name, room)));
+    let (doing, asking) = if transfer.upload {
+        ("Uploading", "(asking the server)")
+    } else {
+        ("Downloading", "(asking the origin)")
+    };
+    let name = transfer.name.as_deref().unwrap_or(asking);
+    let room = page.width.saturating_sub(doing.len() + 1 + end.len());
+    page.line(&format!("{doing} {}{end}", short(name, room)));
     let owner = widest(transfer.lanes.iter().map(|l| l.owner.as_str()), MAX_OWNER);
     let uplink = widest(transfer.lanes.iter().map(|l| l.uplink.as_str()), MAX_UPLINK);
     for lane in &transfer.lanes {
@@ -312,6 +317,7 @@ mod tests {
                         ..part("attic", "wwan0", 0, 0)
                     },
                 ],
+                upload: false,
             }],
             lent: Lent {
                 tunnels: 1,
@@ -360,6 +366,20 @@ Downloading debian-13-netinst-with-a-name-that-do…: 25 % of 400 MiB, 31.0 Mbit
 Lent since the start: 3.0 MiB down, 9 B up, 1 tunnel open
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn an_upload_is_called_one() {
+        let mut status = household();
+        status.transfers[0].upload = true;
+        let told = text(&status, USUAL_WIDTH, |_| String::new());
+        assert!(
+            told.contains("Uploading debian-13") && !told.contains("Downloading"),
+            "{told}"
+        );
+        status.transfers[0].name = None;
+        let told = text(&status, USUAL_WIDTH, |_| String::new());
+        assert!(told.contains("Uploading (asking the server): 25 %"), "{told}");
     }
 
     #[test]

@@ -221,8 +221,11 @@ fn describe(now: Summary) -> String {
         count(now.lanes as u64, "lane", "lanes"),
         count(now.lent, "tunnel", "tunnels"),
     );
-    if now.transfers > 0 {
-        text += &format!(", {}", count(now.transfers as u64, "download", "downloads"));
+    if now.downloads > 0 {
+        text += &format!(", {}", count(now.downloads as u64, "download", "downloads"));
+    }
+    if now.uploads > 0 {
+        text += &format!(", {}", count(now.uploads as u64, "upload", "uploads"));
     }
     text
 }
@@ -237,11 +240,14 @@ mod tests {
             peers: 3,
             lanes: 1,
             lent: 0,
-            transfers: 0,
+            downloads: 0,
+            uploads: 0,
         };
         assert_eq!(describe(summary), "3 peers, 1 lane, lending 0 tunnels");
-        summary.transfers = 1;
+        summary.downloads = 1;
         summary.lent = 1;
         assert_eq!(describe(summary), "3 peers, 1 lane, lending 1 tunnel, 1 download");
+        (summary.downloads, summary.uploads) = (0, 2);
+        assert_eq!(describe(summary), "3 peers, 1 lane, lending 1 tunnel, 2 uploads");
     }
 }

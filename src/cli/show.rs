@@ -1,4 +1,4 @@
-//! How a download is shown: bars on a terminal, plain lines elsewhere, JSON for scripts, or nothing.
+//! How a download or an upload is shown: bars on a terminal, plain lines elsewhere, JSON for scripts, or nothing.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use tokio_util::sync::CancellationToken;
-
-use crate::api::{Done, Failed, LaneProgress, Progress, Reply, Transfer};
+use crate::api::{Done, Failed, FilesDone, LaneProgress, Progress, Reply, Transfer};
 use crate::types::{ByteSize, Rate};
+use crate::upload::Stop;
 
 /// As often as the eye follows.
 const REDRAW_EVERY: Duration = Duration::from_millis(200);
@@ -19,8 +18,10 @@ const PLAIN_EVERY: Duration = Duration::from_secs(3);
 const JSON_EVERY: Duration = Duration::from_millis(500);
 /// More lanes than this are summed up in one line: a terminal has 24.
 const MAX_LANE_LINES: usize = 16;
+/// More files that were left out are counted only; `--json` has some more.
+const MAX_LEFT_OUT: usize = 10;
 
-/// Shows one download.
+/// Shows one download or upload.
 #[derive(Debug)]
 pub(super) struct Show {
     form: Form,
@@ -79,6 +80,25 @@ impl Show {
         }
     }
 
+    /// So much of standard input was read, which comes before anything is sent.
+    pub(super) fn reading(&mut self, bytes: u64) {
+        match &mut self.form {
+            Form::Bars(bars) => bars.update(&Progress {
+                name: Some("reading standard input".into()),
+                done: bytes,
+                upload: true,
+                ..Progress::default()
+            }),
+            Form::Plain if self.said.is_none_or(|t| t.elapsed() >= PLAIN_EVERY) => {
+                if self.said.is_some() {
+                    eprintln!("reading standard input: {} so far", ByteSize(bytes));
+                }
+                self.said = Some(Instant::now());
+            }
+            Form::Plain | Form::Json | Form::Quiet => {}
+        }
+    }
+
     /// Something the user should know meanwhile.
     pub(super) fn news(&self, text: &str) {
         if !matches!(self.form, Form::Quiet) {
@@ -103,6 +123,21 @@ impl Show {
         }
     }
 
+    /// What an unfinished upload left at its target is removed.
+    pub(super) fn removed(&mut self, done: &Done) {
+        self.clear();
+        let target = done.target.as_deref().unwrap_or_default();
+        let note = done
+            .note
+            .as_deref()
+            .unwrap_or("nothing of an unfinished upload is left there");
+        match self.form {
+            Form::Bars(_) | Form::Plain => println!("{target}: {note}"),
+            Form::Json => json(&Reply::Done(done.clone())),
+            Form::Quiet => {}
+        }
+    }
+
     /// It failed.
     pub(super) fn failed(&mut self, failed: &Failed) {
         self.clear();
@@ -113,12 +148,8 @@ impl Show {
     }
 }
 
-/// Shows a download until it ends; `stop` stops it, resumably.
-pub(super) async fn follow(
-    mut transfer: Transfer,
-    show: &mut Show,
-    stop: &CancellationToken,
-) -> Result<Done, Failed> {
+/// Shows a transfer until it ends; by `stop` it is stopped, resumably or not.
+pub(super) async fn follow(mut transfer: Transfer, show: &mut Show, stop: &Stop) -> Result<Done, Failed> {
     let mut every = tokio::time::interval(REDRAW_EVERY);
     loop {
         tokio::select! {
@@ -127,7 +158,8 @@ pub(super) async fn follow(
                 let now = transfer.progress.borrow().clone();
                 show.progress(&now);
             }
-            () = stop.cancelled(), if !transfer.stop.is_cancelled() => transfer.stop.cancel(),
+            () = stop.stop.cancelled(), if !transfer.stop.is_cancelled() => transfer.stop.cancel(),
+            () = stop.abort.cancelled(), if !transfer.abort.is_cancelled() => transfer.abort.cancel(),
         }
     }
 }
@@ -141,8 +173,10 @@ fn json(reply: &Reply) {
 
 /// One line for a log.
 fn plain(progress: &Progress) -> String {
-    let name = progress.name.as_deref().unwrap_or("(asking the origin)");
+    let name = progress.name.clone();
+    let name = name.unwrap_or_else(|| format!("({})", asking(progress)));
     let done = ByteSize(progress.done);
+    let sent = if progress.upload { " sent" } else { "" };
     let busy = progress.lanes.iter().filter(|l| l.rate > 0).count();
     let lanes = if busy == 1 {
         "1 lane".to_owned()
@@ -154,25 +188,42 @@ fn plain(progress: &Progress) -> String {
         Some(total) => {
             let percent = progress.done as f64 * 100.0 / total as f64;
             format!(
-                "{name}: {percent:.0} %, {done} of {}, {rate} over {lanes}",
+                "{name}: {percent:.0} %, {done} of {}{sent}, {rate} over {lanes}",
                 ByteSize(total)
             )
         }
-        None => format!("{name}: {done}, {rate} over {lanes}"),
+        None => format!("{name}: {done}{sent}, {rate} over {lanes}"),
     }
 }
 
-/// What a finished download tells.
+/// What is done before anything is known.
+const fn asking(progress: &Progress) -> &'static str {
+    if progress.upload {
+        "asking the server"
+    } else {
+        "asking the origin"
+    }
+}
+
+/// What a finished download or upload tells.
 pub(super) fn summary(done: &Done) -> String {
     let seconds = done.elapsed;
-    let mut text = format!(
-        "{}: {} in {seconds:.1} s, {} on average",
-        done.path.display(),
+    let mut text = done.path.display().to_string();
+    if let Some(target) = &done.target {
+        text += &format!(" to {target}");
+    }
+    text += &format!(
+        ": {} in {seconds:.1} s, {} on average",
         ByteSize(done.bytes),
         Rate::bits(done.rate)
     );
     if done.resumed > 0 {
-        text += &format!("\n  {} of it came from an earlier run", ByteSize(done.resumed));
+        let came = if done.target.is_some() {
+            "was sent in an earlier run"
+        } else {
+            "came from an earlier run"
+        };
+        text += &format!("\n  {} of it {came}", ByteSize(done.resumed));
     }
     let brought: u64 = done.lanes.iter().map(|l| l.bytes).sum();
     for lane in done.lanes.iter().filter(|l| l.bytes > 0) {
@@ -184,7 +235,8 @@ pub(super) fn summary(done: &Done) -> String {
         );
     }
     if done.duplicated > 0 {
-        text += &format!("\n  fetched twice: {}", ByteSize(done.duplicated));
+        let carried = if done.target.is_some() { "sent" } else { "fetched" };
+        text += &format!("\n  {carried} twice: {}", ByteSize(done.duplicated));
     }
     let used = done.lanes.iter().filter(|l| l.bytes > 0).count();
     if let (Some(best), Some(speedup)) = (done.best_single, done.speedup)
@@ -195,8 +247,31 @@ pub(super) fn summary(done: &Done) -> String {
             Rate::bits(best)
         );
     }
+    if let Some(files) = &done.files {
+        text += &many(files);
+    }
     if let Some(note) = &done.note {
         text += &format!("\n  {note}");
+    }
+    text
+}
+
+/// What became of many files.
+fn many(files: &FilesDone) -> String {
+    let one = if files.sent == 1 { "file" } else { "files" };
+    let mut text = format!(
+        "\n  {} {one} sent, {} there already, {} left out",
+        files.sent, files.same, files.left_out
+    );
+    let shown = files.reasons.iter().take(MAX_LEFT_OUT);
+    for left in shown.clone() {
+        // Names are of any bytes, and a terminal obeys some.
+        let plain = |text: &str| text.replace(char::is_control, "?");
+        text += &format!("\n    {}: {}", plain(&left.name), plain(&left.why));
+    }
+    let more = files.left_out.saturating_sub(shown.len() as u64);
+    if more > 0 {
+        text += &format!("\n    and {more} more");
     }
     text
 }
@@ -227,12 +302,8 @@ impl Bars {
     }
 
     fn update(&mut self, progress: &Progress) {
-        self.whole.set_message(
-            progress
-                .name
-                .clone()
-                .unwrap_or_else(|| "asking the origin".into()),
-        );
+        self.whole
+            .set_message(progress.name.clone().unwrap_or_else(|| asking(progress).into()));
         self.whole.set_length(progress.total.unwrap_or_default());
         self.whole.set_position(progress.done);
         self.whole.set_prefix(format!(
@@ -273,6 +344,8 @@ fn style(template: &str) -> ProgressStyle {
 
 #[cfg(test)]
 mod tests {
+    use crate::api::LeftOut;
+
     use super::*;
 
     fn lane(owner: &str, bytes: u64, rate: u64) -> LaneProgress {
@@ -306,6 +379,8 @@ mod tests {
             best_single: Some(20_000_000),
             speedup: Some(3.355),
             note: None,
+            target: None,
+            files: None,
         }
     }
 
@@ -321,6 +396,38 @@ mod tests {
             assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
         }
         assert!(!text.contains("asleep") && !text.contains("twice") && !text.contains("earlier"));
+    }
+
+    #[test]
+    fn the_summary_of_an_upload_says_where_to_and_what_was_left_out() {
+        let reasons = (0..20).map(|n| LeftOut {
+            name: format!("odd\n{n}"),
+            why: "it is a symbolic link".into(),
+        });
+        let upload = Done {
+            path: "photos".into(),
+            target: Some("https://dav.example/photos/".into()),
+            resumed: 1 << 20,
+            duplicated: 2 << 20,
+            files: Some(FilesDone {
+                sent: 3,
+                same: 4,
+                left_out: 25,
+                reasons: reasons.collect(),
+            }),
+            ..done()
+        };
+        let text = summary(&upload);
+        for expected in [
+            "photos to https://dav.example/photos/: 64.0 MiB in 8.0 s",
+            "1.0 MiB of it was sent in an earlier run",
+            "sent twice: 2.0 MiB",
+            "3 files sent, 4 there already, 25 left out\n    odd?0: it is a symbolic link",
+            "odd?9: it is a symbolic link\n    and 15 more",
+        ] {
+            assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
+        }
+        assert!(!text.contains("odd?10") && !text.contains("fetched"), "{text}");
     }
 
     #[test]
@@ -341,8 +448,17 @@ mod tests {
             done: 50,
             rate: 5_000_000,
             lanes,
+            upload: false,
         };
         assert_eq!(plain(&progress), "x: 25 %, 50 B of 200 B, 5.0 Mbit/s over 1 lane");
+        let upload = Progress {
+            upload: true,
+            ..progress
+        };
+        assert_eq!(
+            plain(&upload),
+            "x: 25 %, 50 B of 200 B sent, 5.0 Mbit/s over 1 lane"
+        );
         assert_eq!(
             plain(&Progress::default()),
             "(asking the origin): 0 B, 0 bit/s over 0 lanes"

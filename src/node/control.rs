@@ -1,36 +1,48 @@
-//! What the daemon does for its command line: says how things are, and downloads.
+//! What the daemon does for its command line: says how things are, downloads and uploads.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hyper::header::{HeaderName, HeaderValue};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
-use crate::api::convert::USAGE;
 use crate::api::{
-    self, Approval, ApproveRequest, Change, Done, Failed, GetRequest, Handler, Household, Reply, Status,
-    Transfer,
+    self, Approval, ApproveRequest, Change, Done, Failed, GetRequest, Handler, Household, PutRequest, Reply,
+    Status, Transfer,
 };
-use crate::download::{self, Context, Files, Job};
+use crate::download::{self, Files};
 use crate::transfer::{self, LaneState};
-use crate::types::{LaneId, sha256_from_hex};
+use crate::types::LaneId;
+use crate::upload::{self, Sources, Stop};
 
 use super::Node;
 use super::household;
+use super::jobs;
 use super::rates::{Brought, Rates};
 use super::status::{self, way};
 
-/// Downloads under way, by a number that is never used again.
+/// Transfers under way, by a number that is never used again.
 #[derive(Debug, Default)]
 pub(super) struct Transfers {
-    pub(super) running: BTreeMap<u64, watch::Receiver<transfer::Progress>>,
+    pub(super) running: BTreeMap<u64, Running>,
     next: u64,
+}
+
+/// A download or an upload under way.
+#[derive(Clone, Debug)]
+pub(super) struct Running {
+    progress: watch::Receiver<transfer::Progress>,
+    pub(super) upload: bool,
+}
+
+impl Running {
+    /// How far it is now.
+    pub(super) fn progress(&self) -> api::Progress {
+        api::Progress::of(&self.progress.borrow(), self.upload)
+    }
 }
 
 impl Handler for Node {
@@ -39,18 +51,32 @@ impl Handler for Node {
     }
 
     fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed> {
-        let job = job(&request)?;
+        let job = jobs::download(&request)?;
         let stop = self.transfer_tasks.token().child_token();
         let (progress, outcome) = self.download(job, files, stop.clone())?;
-        let (told, receiver) = watch::channel(api::Progress::default());
-        self.transfer_tasks.spawn("progress", follow(progress, told));
-        let outcome = outcome
-            .map(|result| result.map(Done::from).map_err(Failed::from))
-            .boxed();
+        let outcome = outcome.map(|result| result.map(Done::from).map_err(Failed::from));
         Ok(Transfer {
-            progress: receiver,
-            outcome,
+            progress: self.told(progress, false),
+            outcome: outcome.boxed(),
+            abort: stop.clone(),
             stop,
+        })
+    }
+
+    fn put(&self, request: PutRequest, sources: Arc<dyn Sources>, user: u32) -> Result<Transfer, Failed> {
+        // Each user's own: whoever knows where an upload is can change and remove it.
+        let job = jobs::upload(request, self.uploads.join(user.to_string()))?;
+        let stop = Stop {
+            stop: self.transfer_tasks.token().child_token(),
+            abort: CancellationToken::new(),
+        };
+        let (progress, outcome) = self.upload(job, sources, stop.clone())?;
+        let outcome = outcome.map(|result| result.map(Done::from).map_err(Failed::from));
+        Ok(Transfer {
+            progress: self.told(progress, true),
+            outcome: outcome.boxed(),
+            stop: stop.stop,
+            abort: stop.abort,
         })
     }
 
@@ -67,7 +93,10 @@ impl Handler for Node {
     }
 }
 
-type Outcome = BoxFuture<'static, Result<download::Outcome, download::DownloadError>>;
+type Begun<T, E> = (
+    watch::Receiver<transfer::Progress>,
+    BoxFuture<'static, Result<T, E>>,
+);
 
 impl Node {
     /// Begins a download over all lanes; it goes on until it is done or stopped, whether or not it is waited for.
@@ -76,18 +105,17 @@ impl Node {
     /// Where TLS cannot be set up.
     pub fn download(
         &self,
-        job: Job,
+        job: download::Job,
         files: Arc<dyn Files>,
         stop: CancellationToken,
-    ) -> Result<(watch::Receiver<transfer::Progress>, Outcome), Failed> {
-        let tls = self.origin_tls()?;
-        let context = Context {
+    ) -> Result<Begun<download::Outcome, download::DownloadError>, Failed> {
+        let context = download::Context {
             lanes: self.lanes(),
-            tls,
+            tls: self.origin_tls()?,
             tasks: self.transfer_tasks.child(),
         };
         let (sender, progress) = watch::channel(transfer::Progress::default());
-        let number = self.register(progress.clone());
+        let number = self.register(progress.clone(), false);
         let transfers = Arc::clone(&self.transfers);
         let running = self.transfer_tasks.spawn_graceful("download", async move {
             let outcome = download::run(job, files, context, sender, stop).await;
@@ -103,7 +131,49 @@ impl Node {
         Ok((progress, outcome.boxed()))
     }
 
-    /// Read anew for each download, so that a daemon at rest does not hold hundreds of certificates.
+    /// The same for an upload. Nothing is learned from it: what is known of a line is what it brings, not what it takes.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn upload(
+        &self,
+        job: upload::Job,
+        sources: Arc<dyn Sources>,
+        stop: Stop,
+    ) -> Result<Begun<upload::Outcome, upload::UploadError>, Failed> {
+        let context = upload::Context {
+            lanes: self.lanes(),
+            tls: self.origin_tls()?,
+            tasks: self.transfer_tasks.child(),
+        };
+        let (sender, progress) = watch::channel(transfer::Progress::default());
+        let number = self.register(progress.clone(), true);
+        let transfers = Arc::clone(&self.transfers);
+        let running = self.transfer_tasks.spawn_graceful("upload", async move {
+            let outcome = upload::run(job, sources, context, sender, stop).await;
+            unlocked(&transfers).running.remove(&number);
+            outcome
+        });
+        let outcome = async move {
+            let ended = running.await;
+            ended.unwrap_or_else(|e| Err(upload::UploadError::Task(e.to_string())))
+        };
+        Ok((progress, outcome.boxed()))
+    }
+
+    /// A transfer's progress in the API's words.
+    fn told(
+        &self,
+        progress: watch::Receiver<transfer::Progress>,
+        upload: bool,
+    ) -> watch::Receiver<api::Progress> {
+        let (told, receiver) = watch::channel(api::Progress::default());
+        self.transfer_tasks
+            .spawn("progress", follow(progress, upload, told));
+        receiver
+    }
+
+    /// Read anew for each transfer, so that a daemon at rest does not hold hundreds of certificates.
     fn origin_tls(&self) -> Result<Arc<rustls::ClientConfig>, Failed> {
         if let Some(tls) = &self.origins {
             return Ok(Arc::clone(tls));
@@ -113,17 +183,19 @@ impl Node {
         Ok(tls)
     }
 
-    fn register(&self, progress: watch::Receiver<transfer::Progress>) -> u64 {
+    fn register(&self, progress: watch::Receiver<transfer::Progress>, upload: bool) -> u64 {
         let mut transfers = self.transfers();
         let number = transfers.next;
         transfers.next += 1;
-        transfers.running.insert(number, progress);
+        transfers.running.insert(number, Running { progress, upload });
         number
     }
 
-    /// How many downloads run.
-    pub(super) fn running(&self) -> usize {
-        self.transfers().running.len()
+    /// How many downloads and how many uploads run.
+    pub(super) fn running(&self) -> (usize, usize) {
+        let transfers = self.transfers();
+        let uploads = transfers.running.values().filter(|r| r.upload).count();
+        (transfers.running.len() - uploads, uploads)
     }
 
     pub(super) fn transfers(&self) -> MutexGuard<'_, Transfers> {
@@ -135,47 +207,18 @@ fn unlocked(transfers: &std::sync::Mutex<Transfers>) -> MutexGuard<'_, Transfers
     transfers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Passes a download's progress on in the API's words.
-async fn follow(mut from: watch::Receiver<transfer::Progress>, to: watch::Sender<api::Progress>) {
+/// Passes a transfer's progress on in the API's words.
+async fn follow(
+    mut from: watch::Receiver<transfer::Progress>,
+    upload: bool,
+    to: watch::Sender<api::Progress>,
+) {
     loop {
-        to.send_replace((&*from.borrow_and_update()).into());
+        to.send_replace(api::Progress::of(&from.borrow_and_update(), upload));
         if from.changed().await.is_err() {
             return;
         }
     }
-}
-
-/// A request as a job, or what is wrong with it.
-///
-/// # Errors
-/// Where the URL, a header, or the checksum is not one.
-fn job(request: &GetRequest) -> Result<Job, Failed> {
-    let wrong = |message: String| Failed { code: USAGE, message };
-    let url = Url::parse(&request.url).map_err(|e| {
-        wrong(format!(
-            "`{}` is not a URL ({e}); write one such as https://example.org/file",
-            request.url
-        ))
-    })?;
-    let mut headers = Vec::new();
-    for (name, value) in &request.headers {
-        let parsed = HeaderName::from_str(name)
-            .ok()
-            .zip(HeaderValue::from_str(value).ok());
-        headers.push(parsed.ok_or_else(|| wrong(format!("`{name}` is not a header that can be sent")))?);
-    }
-    let wrong_digest = || wrong("a SHA-256 is 64 hexadecimal digits".into());
-    let sha256 = request
-        .sha256
-        .as_deref()
-        .map(|hex| sha256_from_hex(hex).ok_or_else(wrong_digest))
-        .transpose()?;
-    Ok(Job {
-        url,
-        headers,
-        sha256,
-        pool: request.pool,
-    })
 }
 
 /// Measures what each lane brings while a download runs: the hint for the next one, and what people are told to expect.

@@ -11,6 +11,7 @@ mod forecast;
 mod holddown;
 mod homes;
 mod household;
+mod jobs;
 mod lanes;
 mod rates;
 mod run;
@@ -21,7 +22,7 @@ mod whereabouts;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,8 @@ use lanes::Lanes;
 use rates::Rates;
 use vouching::Vouching;
 
+/// Where uploads whose server keeps no list note what they sent, in the state directory.
+const UPLOADS: &str = "uploads";
 /// For transfers to write what they have.
 const DRAIN_TRANSFERS: Duration = Duration::from_secs(3);
 /// For peers to be told.
@@ -169,7 +172,9 @@ pub struct Summary {
     /// Connections that peers have through this device.
     pub lent: u64,
     /// Downloads that run.
-    pub transfers: usize,
+    pub downloads: usize,
+    /// Uploads that run.
+    pub uploads: usize,
 }
 
 /// One running peer.
@@ -182,6 +187,8 @@ pub struct Node {
     network: watch::Receiver<Arc<Network>>,
     lanes: watch::Receiver<LaneSet>,
     rates: Rates,
+    /// Where uploads keep their notes.
+    uploads: PathBuf,
     transfers: Arc<Mutex<control::Transfers>>,
     origins: Option<Arc<rustls::ClientConfig>>,
     rules: watch::Sender<Rules>,
@@ -266,6 +273,7 @@ impl Node {
             network: network.clone(),
             lanes: lanes.subscribe(),
             rates: rates.clone(),
+            uploads: config.state.path(UPLOADS),
             transfers: Arc::default(),
             origins: config.origins,
             rules,
@@ -348,11 +356,13 @@ impl Node {
 
     /// How much is going on.
     pub fn summary(&self) -> Summary {
+        let (downloads, uploads) = self.running();
         Summary {
             peers: self.links.all().len(),
             lanes: self.lanes.borrow().len(),
             lent: self.relay.lent().all.open,
-            transfers: self.running(),
+            downloads,
+            uploads,
         }
     }
 

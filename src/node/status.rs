@@ -7,6 +7,7 @@ use crate::transfer::{self, Planned};
 use crate::types::{Rate, hex};
 
 use super::Node;
+use super::control::Running;
 use super::forecast::{Forecast, Part, forecast};
 use super::rates::Way;
 use super::whereabouts;
@@ -15,12 +16,7 @@ use super::whereabouts;
 pub(super) fn of(node: &Node) -> Status {
     let planned = transfer::plan(&node.lanes.borrow());
     let links = node.links.all();
-    let transfers: Vec<Progress> = node
-        .transfers()
-        .running
-        .values()
-        .map(|p| (&*p.borrow()).into())
-        .collect();
+    let transfers: Vec<Progress> = node.transfers().running.values().map(Running::progress).collect();
     let rate = |info: &LaneInfo| node.rates.of(&way(info)).or(info.hint);
     let parts: Vec<Part> = planned
         .iter()

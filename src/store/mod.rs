@@ -35,7 +35,7 @@ pub use error::StoreError;
 pub use name::safe_name;
 pub use part::{Part, Rechecked, SYNC_BYTES, SYNC_INTERVAL, Synced};
 pub use place::{OpenOptions, OpenedFiles, Place, peek};
-pub use received::Sender;
+pub use received::{Sender, received_for_reading};
 pub use survey::{FreshReason, Resumed};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

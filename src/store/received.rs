@@ -1,12 +1,15 @@
-//! Descriptors that another process opened and passed here to be written to (`SCM_RIGHTS`).
+//! Descriptors that another process opened and passed here, to be written to or to be read (`SCM_RIGHTS`).
 //!
 //! They are taken only where writing to them is what writing to a file is: a sender must not be able to make this process
 //! wait (a pipe, a terminal, a file system of its own), use up its memory (a file in memory counts as the writer's, not
 //! the sender's), or speak to the kernel in its name (`/proc` and its kin). What a sender may not write it cannot have
-//! opened for writing, so nothing here can be made to overwrite a stranger's file.
+//! opened for writing, so nothing here can be made to overwrite a stranger's file. For reading the same holds, but for
+//! memory, which nobody uses up by reading; and what the sender itself could not open is not read for it either, however it
+//! came by the descriptor.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -20,6 +23,8 @@ use super::{OpenedFiles, StoreError};
 const JOURNAL_MAX: u64 = 16 << 20;
 /// `RAMFS_MAGIC`, which libc does not have.
 const RAMFS_MAGIC: u64 = 0x8584_58f6;
+/// Readable by the group or by everybody.
+const READ_BY_OTHERS: u32 = 0o044;
 
 /// The user a process belongs to that passes descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,43 +72,78 @@ impl OpenedFiles {
     }
 }
 
+/// Takes the one descriptor of a file that `sender` opened for reading. Blocks, as long as a file system takes to say
+/// what it is.
+///
+/// # Errors
+/// [`StoreError::NotTaken`] where this is not one plain file on a disk, opened for reading only, that the sender may read.
+pub fn received_for_reading(descriptors: Vec<OwnedFd>, sender: Sender) -> Result<File, StoreError> {
+    let not_taken = |why: String| StoreError::NotTaken { why };
+    let count = descriptors.len();
+    let one = <[OwnedFd; 1]>::try_from(descriptors);
+    let [one] = one.map_err(|_| not_taken(format!("1 descriptor was expected, {count} came")))?;
+    readable(&one, sender).map_err(|why| not_taken(format!("the file {why}")))?;
+    Ok(one.into())
+}
+
 /// What is wrong with it, in words that follow its name.
 fn check(descriptor: &OwnedFd, sender: Sender) -> Result<(), String> {
+    let (file, _) = plain_file(descriptor, OFlag::O_RDWR, "is not opened for reading and writing")?;
+    let kind = on_a_disk(&file, sender)?;
+    if is_memory(kind) && !is_own(sender) {
+        return Err("is in memory (tmpfs), which would be counted as the daemon's".into());
+    }
+    Ok(())
+}
+
+/// The same for what is only read.
+fn readable(descriptor: &OwnedFd, sender: Sender) -> Result<(), String> {
+    let (file, metadata) = plain_file(descriptor, OFlag::O_RDONLY, "is not opened for reading only")?;
+    // With an access control list the group's bits are its mask: whoever it lets read, they show.
+    let is_its = sender.uid == 0 || metadata.uid() == sender.uid || metadata.mode() & READ_BY_OTHERS != 0;
+    if !is_its {
+        return Err(format!(
+            "belongs to user {}, and user {} may not read it",
+            metadata.uid(),
+            sender.uid
+        ));
+    }
+    on_a_disk(&file, sender).map(drop)
+}
+
+fn plain_file(descriptor: &OwnedFd, mode: OFlag, otherwise: &str) -> Result<(File, Metadata), String> {
     let unknown = |e: nix::Error| format!("cannot be looked at: {e}");
     let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL).map_err(unknown)?);
     // First, because every other question to an O_PATH descriptor fails or is about something else.
-    if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != OFlag::O_RDWR {
-        return Err("is not opened for reading and writing".into());
+    if flags.contains(OFlag::O_PATH) || flags & OFlag::O_ACCMODE != mode {
+        return Err(otherwise.into());
     }
     if flags.intersects(OFlag::O_APPEND | OFlag::O_DIRECT) {
         return Err("is opened with O_APPEND or O_DIRECT".into());
     }
-    let file = File::from(
-        descriptor
-            .try_clone()
-            .map_err(|e| format!("cannot be looked at: {e}"))?,
-    );
-    if !file.metadata().is_ok_and(|m| m.is_file()) {
-        return Err("is not a plain file".into());
+    let unknown = |e: std::io::Error| format!("cannot be looked at: {e}");
+    let file = File::from(descriptor.try_clone().map_err(unknown)?);
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok((file, metadata)),
+        _ => Err("is not a plain file".into()),
     }
-    on_a_disk(&file, sender)
 }
 
-fn on_a_disk(file: impl AsFd, sender: Sender) -> Result<(), String> {
+fn on_a_disk(file: impl AsFd, sender: Sender) -> Result<FsType, String> {
     let system = fstatfs(file).map_err(|e| format!("cannot be looked at: {e}"))?;
     let kind = system.filesystem_type();
-    let (is_own, is_root) = (sender.uid == geteuid().as_raw(), sender.uid == 0);
-    if kind == FUSE_SUPER_MAGIC && !is_own && !is_root {
+    if kind == FUSE_SUPER_MAGIC && !is_own(sender) && sender.uid != 0 {
         return Err("is on a file system that a program of the user's answers for (FUSE)".into());
-    }
-    if is_memory(kind) && !is_own {
-        return Err("is in memory (tmpfs), which would be counted as the daemon's".into());
     }
     // What is no storage (/proc, /sys, control groups) has no blocks.
     if system.blocks() == 0 && !is_memory(kind) {
         return Err("is not on a disk".into());
     }
-    Ok(())
+    Ok(kind)
+}
+
+fn is_own(sender: Sender) -> bool {
+    sender.uid == geteuid().as_raw()
 }
 
 fn is_memory(kind: FsType) -> bool {
@@ -116,7 +156,7 @@ fn is_memory(kind: FsType) -> bool {
 #[cfg(test)]
 mod tests {
     use std::fs::OpenOptions;
-    use std::os::unix::fs::OpenOptionsExt;
+    use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
     use std::path::Path;
 
     use nix::unistd::pipe;
@@ -220,5 +260,60 @@ mod tests {
             .set_len(JOURNAL_MAX + 1)
             .unwrap();
         assert!(why(vec![data, journal, lock]).contains("journal has"));
+    }
+
+    fn why_not_read(descriptors: Vec<OwnedFd>, sender: Sender) -> String {
+        match received_for_reading(descriptors, sender) {
+            Ok(_) => "taken".into(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn only_one_plain_file_opened_for_reading_only_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        drop(plain(&at("data")));
+        let reading = |path: &Path| open(path, OpenOptions::new().read(true));
+        let special = |flag: OFlag| {
+            let mut options = OpenOptions::new();
+            options.read(true).custom_flags(flag.bits());
+            open(&at("data"), &mut options)
+        };
+        assert_eq!(why_not_read(vec![reading(&at("data"))], own()), "taken");
+        assert!(why_not_read(Vec::new(), own()).contains("1 descriptor was expected, 0 came"));
+        assert!(why_not_read(vec![reading(&at("data")), reading(&at("data"))], own()).contains("2 came"));
+        for (descriptor, expected) in [
+            (plain(&at("data")), "reading only"),
+            (open(&at("data"), OpenOptions::new().write(true)), "reading only"),
+            (special(OFlag::O_PATH), "reading only"),
+            (special(OFlag::O_APPEND), "O_APPEND"),
+            (reading(folder.path()), "not a plain file"),
+            (reading(Path::new("/dev/null")), "not a plain file"),
+            (reading(Path::new("/proc/self/status")), "not on a disk"),
+            (pipe().unwrap().0, "not a plain file"),
+        ] {
+            let said = why_not_read(vec![descriptor], own());
+            assert!(said.contains(expected), "{said}, not: {expected}");
+        }
+    }
+
+    #[test]
+    fn what_its_sender_could_not_open_is_not_read_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("private");
+        drop(plain(&path));
+        let set = |mode| std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let reading = || vec![open(&path, OpenOptions::new().read(true))];
+        let stranger = Sender { uid: own().uid + 1 };
+        set(0o600);
+        let said = why_not_read(reading(), stranger);
+        assert!(said.contains("may not read it"), "{said}");
+        assert_eq!(why_not_read(reading(), own()), "taken");
+        assert_eq!(why_not_read(reading(), Sender { uid: 0 }), "taken");
+        for mode in [0o604, 0o640] {
+            set(mode);
+            assert_eq!(why_not_read(reading(), stranger), "taken", "{mode:o}");
+        }
     }
 }

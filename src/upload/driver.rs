@@ -168,7 +168,7 @@ impl Driver {
                 return Ok(());
             }
             let timeout = self.parts.poll_timeout();
-            let at = timeout.unwrap_or_else(Instant::now);
+            let at = timeout.unwrap_or_else(now);
             tokio::select! {
                 biased;
                 () = stop.abort.cancelled() => return Err(UploadError::Stopped { resumable: false }),
@@ -192,12 +192,12 @@ impl Driver {
                     }
                 }
                 _ = tick.tick() => {
-                    self.relieve(Instant::now());
+                    self.relieve(now());
                     self.publish(Phase::Striped);
                     self.give_up_if_hopeless()?;
                 }
                 () = sleep_until(at.into()), if timeout.is_some() && ends.is_none() => {
-                    self.parts.tick(Instant::now());
+                    self.parts.tick(now());
                 }
             }
         }
@@ -218,7 +218,7 @@ impl Driver {
     }
 
     fn start(&mut self, lease: LeaseId, lane: LaneId, part: Part) {
-        let now = Instant::now();
+        let now = now();
         let Some(member) = self.members.get_mut(&lane) else {
             return;
         };
@@ -241,7 +241,7 @@ impl Driver {
     }
 
     fn moved(&mut self, Moved(lease, bytes): Moved) {
-        let now = Instant::now();
+        let now = now();
         if let Some(worker) = self.workers.get_mut(&lease) {
             worker.heard = now;
             worker.sent += bytes;
@@ -251,7 +251,7 @@ impl Driver {
     }
 
     fn hear(&mut self, lease: LeaseId, end: Result<(), Trouble>) -> Result<(), UploadError> {
-        let now = Instant::now();
+        let now = now();
         let Some(worker) = self.workers.get(&lease) else {
             return Ok(());
         };
@@ -314,7 +314,10 @@ impl Driver {
 
     /// The next part of a lane that fell silent shall dial: a connection in reserve would hang as this one does.
     fn close_idle_if_hung(&self, lease: LeaseId) {
-        let hung = self.workers.get(&lease).filter(|w| w.heard.elapsed() >= HUNG);
+        let hung = self
+            .workers
+            .get(&lease)
+            .filter(|w| now().saturating_duration_since(w.heard) >= HUNG);
         if let Some(member) = hung.and_then(|w| self.members.get(&w.lane)) {
             member.way.close_idle();
         }
@@ -325,12 +328,12 @@ impl Driver {
         if let Some(worker) = self.workers.remove(&lease)
             && let Some(member) = self.members.get_mut(&worker.lane)
         {
-            member.activity.ended(lease, Instant::now());
+            member.activity.ended(lease, now());
         }
     }
 
     fn change_lanes(&mut self) {
-        let now = Instant::now();
+        let now = now();
         let lanes = self.lanes.borrow_and_update().clone();
         self.choice = sort_out(&lanes, self.terms, |id| self.record(id, now));
         let used = &self.choice.used;
@@ -418,7 +421,7 @@ impl Driver {
     }
 
     fn give_up_if_hopeless(&self) -> Result<(), UploadError> {
-        let now = Instant::now();
+        let now = now();
         let silent = now.saturating_duration_since(self.alive);
         let stalled = || UploadError::Stalled {
             seconds: silent.as_secs(),
@@ -436,7 +439,7 @@ impl Driver {
     }
 
     fn publish(&self, phase: Phase) {
-        let snapshot = self.parts.snapshot(Instant::now());
+        let snapshot = self.parts.snapshot(now());
         let used = self.members.iter().map(|(&id, m)| {
             let on_its_way = self
                 .workers
@@ -478,3 +481,11 @@ async fn until(ends: Option<tokio::time::Instant>) {
         None => std::future::pending().await,
     }
 }
+
+/// The runtime's time, which tests can let pass.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests;

@@ -111,6 +111,9 @@ pub enum UploadError {
         /// Whether what was sent stays for the next time.
         resumable: bool,
     },
+    /// Files in the hands of another process that this one does not take, or that it was not given.
+    #[error("these files are not taken: {0}")]
+    NotTaken(String),
     /// A fault of this program.
     #[error("the upload's task failed: {0}")]
     Task(String),

@@ -368,3 +368,166 @@ impl Sum {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::types::ByteRange;
+
+    async fn source(path: &Path) -> Source {
+        let tasks = Tasks::new();
+        let sources = Arc::new(LocalSources::new(path.to_owned(), &tasks));
+        Source::new(sources, &tasks).await.unwrap()
+    }
+
+    fn part(start: u64, end: u64) -> Part {
+        Part {
+            item: 0,
+            range: ByteRange::new(start, end),
+        }
+    }
+
+    fn file(content: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        file
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        crate::types::hex(bytes)
+    }
+
+    #[tokio::test]
+    async fn checksums_are_of_exactly_the_part() {
+        let file = file(b"xabcy");
+        let source = source(file.path()).await;
+        let sum = async |kind| hex(&source.digest(&part(1, 4), kind).await.unwrap());
+        assert_eq!(sum(Checksum::Md5).await, "900150983cd24fb0d6963f7d28e17f72");
+        assert_eq!(
+            sum(Checksum::Sha1).await,
+            "a9993e364706816aba3e25717850c26c9cd0d89d"
+        );
+        assert_eq!(
+            sum(Checksum::Sha256).await,
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        let nothing = source.digest(&part(2, 2), Checksum::Md5).await.unwrap();
+        assert_eq!(hex(&nothing), "d41d8cd98f00b204e9800998ecf8427e");
+    }
+
+    #[tokio::test]
+    async fn http_32_a_file_that_changes_in_any_way_while_it_is_sent_is_an_error() {
+        type Change = fn(&Path);
+        let changes: [(Change, &str); 4] = [
+            (
+                |path| {
+                    std::fs::OpenOptions::new()
+                        .append(true)
+                        .open(path)
+                        .unwrap()
+                        .write_all(b"!")
+                        .unwrap()
+                },
+                "from 5 to 6 bytes",
+            ),
+            (
+                |path| {
+                    File::options()
+                        .write(true)
+                        .open(path)
+                        .unwrap()
+                        .set_len(2)
+                        .unwrap()
+                },
+                "from 5 to 2 bytes",
+            ),
+            (
+                |path| {
+                    let later = std::time::SystemTime::now() + Duration::from_secs(5);
+                    File::options()
+                        .write(true)
+                        .open(path)
+                        .unwrap()
+                        .set_modified(later)
+                        .unwrap();
+                },
+                "it was written to",
+            ),
+            (
+                |path| {
+                    let other = path.with_extension("new");
+                    std::fs::copy(path, &other).unwrap();
+                    std::fs::rename(other, path).unwrap();
+                },
+                "it was replaced or removed",
+            ),
+        ];
+        for (change, what) in changes {
+            let file = file(b"12345");
+            let source = source(file.path()).await;
+            assert!(source.digest(&part(0, 5), Checksum::Sha1).await.is_ok());
+            let open = source.file(0).await.unwrap();
+            change(file.path());
+            let error = source.digest(&part(0, 5), Checksum::Sha1).await.unwrap_err();
+            assert!(
+                matches!(&error, UploadError::Changed { what: told, .. } if told == what),
+                "{error}"
+            );
+            assert!(
+                source.read(&open, 0, 5).await.is_err(),
+                "the last block is not handed out: {what}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_listed_with_another_length_is_not_opened() {
+        let file = file(b"12345");
+        let source = source(file.path()).await;
+        std::fs::write(file.path(), b"123456").unwrap();
+        assert!(matches!(source.file(0).await, Err(UploadError::Changed { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_directorys_files_are_sent_by_their_relative_names_and_devices_are_not_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("a")).unwrap();
+        std::fs::write(dir.path().join("a/b"), b"x").unwrap();
+        let source = source(dir.path()).await;
+        assert!(source.listed().directory);
+        assert_eq!(source.items()[0].name, "a/b");
+        assert_eq!(source.total(), 1);
+        assert_eq!(
+            &source.read(&source.file(0).await.unwrap(), 0, 1).await.unwrap()[..],
+            b"x"
+        );
+        let tasks = Tasks::new();
+        let device = Arc::new(LocalSources::new("/dev/null".into(), &tasks));
+        assert!(matches!(
+            Source::new(device, &tasks).await,
+            Err(UploadError::Source { .. })
+        ));
+    }
+
+    #[tokio::test]
+    async fn no_more_files_stay_open_than_are_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..2 * MAX_OPEN {
+            std::fs::write(dir.path().join(format!("{n}")), b"x").unwrap();
+        }
+        let source = source(dir.path()).await;
+        let held = source.file(0).await.unwrap();
+        for n in 0..2 * MAX_OPEN {
+            source.file(n).await.unwrap();
+        }
+        let open = source.open.lock().unwrap();
+        assert!(open.len() <= MAX_OPEN, "{}", open.len());
+        assert!(
+            Arc::ptr_eq(&held, &open[&0]),
+            "what is in use is not opened twice"
+        );
+    }
+}
