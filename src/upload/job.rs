@@ -9,8 +9,8 @@ use super::driver::{Driver, Start, Tally};
 use super::error::UploadError;
 use super::exchange::{Caller, Shared, Ways};
 use super::source::{Source, Sources};
-use super::tus;
 use super::{Context, Finished, Job, Opened, Outcome, Stop, Target};
+use super::{dav, tus};
 use crate::lane::LaneSet;
 use crate::transfer::{Phase, Progress, Terms};
 
@@ -110,6 +110,7 @@ impl Run {
         let (job, source, caller) = (&self.job, &self.shared.source, &self.caller);
         match job.target.scheme() {
             "tus+https" | "tus+http" => tus::open(job, source, caller).await,
+            "https" | "http" => dav::open(job, source, caller).await,
             _ => Err(UploadError::Url {
                 url: job.shown_target(),
                 why: "write s3://BUCKET/KEY, tus+https://… or https://…".to_owned(),

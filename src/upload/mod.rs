@@ -9,6 +9,7 @@
 //! - What completes an object is sent once, and only when all parts are confirmed.
 //! - When [`run`] returns, no connection, task or read of the job is left.
 
+mod dav;
 mod driver;
 mod error;
 mod exchange;
