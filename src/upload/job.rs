@@ -108,13 +108,11 @@ impl Run {
     async fn open(&self) -> Result<Opened, UploadError> {
         let (job, source, caller) = (&self.job, &self.shared.source, &self.caller);
         match job.target.scheme() {
-            _ => {
-                let _ = (source, caller);
-                Err(UploadError::Url {
-                    url: job.shown_target(),
-                    why: "write s3://BUCKET/KEY, tus+https://… or https://…".to_owned(),
-                })
-            }
+            "s3" => super::s3::open(job, source, caller).await,
+            _ => Err(UploadError::Url {
+                url: job.shown_target(),
+                why: "write s3://BUCKET/KEY, tus+https://… or https://…".to_owned(),
+            }),
         }
     }
 

@@ -15,6 +15,7 @@ mod exchange;
 mod job;
 mod list;
 mod members;
+pub mod s3;
 mod source;
 
 pub use error::UploadError;
