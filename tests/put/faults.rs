@@ -57,10 +57,17 @@ fn strike(fault: Fault, moments: &[f64]) {
 
 fn struck(lab: &Lab, fault: Fault, moment: f64) {
     let start = |name: &str| lab.at(name).spawn_daemon(&[]);
-    let _others: Vec<Process> = UP.iter().map(|(name, _)| *name).filter(|name| *name != VICTIM).map(start).collect();
+    let _others: Vec<Process> = UP
+        .iter()
+        .map(|(name, _)| *name)
+        .filter(|name| *name != VICTIM)
+        .map(start)
+        .collect();
     let mut victim = start(VICTIM);
     let (borrower, server) = (lab.at("borrower"), s3(lab));
-    borrower.wait_status("four lanes", Duration::from_secs(15), |status| lanes(status) == UP.len());
+    borrower.wait_status("four lanes", Duration::from_secs(15), |status| {
+        lanes(status) == UP.len()
+    });
     let source = file(borrower, "video", SIZE);
     let before = lab.carried().up;
     let mut put = borrower.start("put", put_s3(borrower, "video", &[]));

@@ -64,7 +64,11 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
 /// `tributary put --json FILE s3://BUCKET/KEY …` on the borrower.
 fn put_s3(peer: &Peer, name: &str, args: &[&str]) -> Command {
     let target = format!("s3://{BUCKET}/{name}");
-    let all = [&["put", name, &target, "--endpoint", "https://s3.lab", "--json"], args].concat();
+    let all = [
+        &["put", name, &target, "--endpoint", "https://s3.lab", "--json"],
+        args,
+    ]
+    .concat();
     let mut command = peer.tributary(&all);
     command
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
@@ -82,7 +86,10 @@ fn sent(put: &mut Process) -> u64 {
 #[track_caller]
 fn assert_stored(server: &S3Server, name: &str, source: &PathBuf) {
     let object = server.object(name).expect("no object");
-    assert!(sha256(&object) == sha256(&fs::read(source).unwrap()), "another content");
+    assert!(
+        sha256(&object) == sha256(&fs::read(source).unwrap()),
+        "another content"
+    );
     assert_eq!(server.count(s3_server::Kind::Complete), 1, "completions");
     assert_eq!(server.unfinished(), 0, "unfinished uploads");
     assert!(server.orphans().is_empty(), "{:?}", server.orphans());

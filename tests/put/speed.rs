@@ -22,11 +22,18 @@ fn ninety_six_mib_to_s3_take_nine_tenths_of_four_lines() {
         let (borrower, server) = (lab.at("borrower"), s3(&lab));
         let source = file(borrower, "video", 96 * MIB);
         let began = Instant::now();
-        let finished = borrower.start("put", put_s3(borrower, "video", &[])).wait(LIMIT).ok();
+        let finished = borrower
+            .start("put", put_s3(borrower, "video", &[]))
+            .wait(LIMIT)
+            .ok();
         let share = share(96 * MIB, began.elapsed());
         assert_stored(&server, "video", &source);
         let done = finished.report("done");
-        figure(format_args!("96 MiB to S3: {share:.3} of the sum, {} parts; {}", server.parts_sent(), done["lanes"]));
+        figure(format_args!(
+            "96 MiB to S3: {share:.3} of the sum, {} parts; {}",
+            server.parts_sent(),
+            done["lanes"]
+        ));
         drop(house);
         Some(share)
     };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use hyper::StatusCode;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -50,7 +51,7 @@ impl Caller {
             let mut faulty = None;
             for way in self.ways().await? {
                 match way.exchange(ask, HEAD_LIMIT, false, &Meter::mute()).await {
-                    Ok(answer) if answer.status.is_server_error() || answer.status == 429 => {
+                    Ok(answer) if passes(answer.status) => {
                         pause = answer.retry_after().unwrap_or(pause);
                         faulty = Some(answer);
                         break;
@@ -120,6 +121,17 @@ impl Caller {
         let used = choice.used.iter();
         Ok(used.map(|lane| self.ways.of(lane)).collect())
     }
+}
+
+/// Whether the same request may do later. What a server does not have, or has no room for, it will not have then either.
+fn passes(status: StatusCode) -> bool {
+    let lasting = matches!(
+        status,
+        StatusCode::NOT_IMPLEMENTED
+            | StatusCode::HTTP_VERSION_NOT_SUPPORTED
+            | StatusCode::INSUFFICIENT_STORAGE
+    );
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() && !lasting
 }
 
 /// What no other lane and no later time will mend.

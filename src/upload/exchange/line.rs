@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::way::Way;
 use super::{Answer, Ask, Content, Trouble};
 use crate::stripe::LeaseId;
+use crate::types::LaneId;
 
 /// From a part's last byte to its answer: a server may first bring it to slow disks. The scheduler loses patience earlier
 /// where another lane could do better.
@@ -71,6 +72,11 @@ impl Line {
             told: Mutex::new(Told { bytes: 0, before: 0 }),
         };
         Self { way, meter }
+    }
+
+    /// Which lane it is.
+    pub(in crate::upload) fn lane(&self) -> LaneId {
+        self.way.lane.info().id
     }
 
     /// The server has so many more bytes of the part: what the next request sends comes on top of them. Only for parts that
