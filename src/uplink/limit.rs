@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ use tokio::time::Sleep;
 
 use crate::types::Rate;
 use crate::uplink::connection::Connection;
-use crate::uplink::pace::Floors;
+use crate::uplink::pace::{Floors, Senders};
 
 /// What may pass at once after a pause: short enough that a limit holds within 2 s, long enough for late timers.
 const BURST: Duration = Duration::from_millis(40);
@@ -143,6 +143,7 @@ struct Shared {
     streams: AtomicU64,
     round_trip_us: AtomicU64,
     floors: Mutex<Floors>,
+    senders: Mutex<Senders>,
 }
 
 /// One direction.
@@ -230,6 +231,11 @@ impl Limiter {
     /// The shortest round trip to that address by this uplink, of which a connection has seen this.
     pub(super) fn round_trip_to(&self, to: IpAddr, seen: Duration, now: Instant) -> Duration {
         locked(&self.0.floors).learn(to, seen, now)
+    }
+
+    /// Whether the connection from that address, which sends now, is the only one by this uplink that does.
+    pub(super) fn sends_alone(&self, from: SocketAddr, now: Instant) -> bool {
+        locked(&self.0.senders).is_alone(from, now)
     }
 
     /// The receive buffer that one more stream should ask for; `None`: leave it to the kernel.

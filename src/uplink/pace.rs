@@ -8,7 +8,7 @@
 //! nothing is left of us. Invariants: a rate is between [`LEAST`] and [`MOST`], and changes once a round trip at most.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 /// What may wait in the uplink's queue: at the least what two large packets take on 1 Mbit/s, so that it does not run dry,
@@ -78,6 +78,23 @@ impl Floors {
             (*floor, *at) = (seen, now);
         }
         *floor
+    }
+}
+
+/// Who has not sent for so long does not send any more.
+const STOPPED: Duration = Duration::from_secs(1);
+
+/// The connections that send over one uplink, by their addresses here.
+#[derive(Debug, Default)]
+pub(super) struct Senders(BTreeMap<SocketAddr, Instant>);
+
+impl Senders {
+    /// That one sends now; says whether it is the only one.
+    pub(super) fn is_alone(&mut self, sender: SocketAddr, now: Instant) -> bool {
+        self.0.insert(sender, now);
+        self.0
+            .retain(|_, last| now.saturating_duration_since(*last) < STOPPED);
+        self.0.len() == 1
     }
 }
 

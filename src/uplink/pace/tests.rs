@@ -252,6 +252,20 @@ fn whatever_the_kernel_says_a_rate_is_one() {
 }
 
 #[test]
+fn who_sends_alone_is_known() {
+    let (epoch, ms) = (Instant::now(), Duration::from_millis);
+    let [first, second] = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+    let mut senders = Senders::default();
+    assert!(senders.is_alone(first, epoch));
+    assert!(!senders.is_alone(second, epoch + ms(500)));
+    assert!(!senders.is_alone(second, epoch + ms(999)));
+    assert!(
+        senders.is_alone(second, epoch + ms(1000)),
+        "the first one has stopped"
+    );
+}
+
+#[test]
 fn the_shortest_round_trip_is_common_to_the_connections_of_a_way_and_grows_old() {
     let epoch = Instant::now();
     let (ms, minute) = (Duration::from_millis, Duration::from_secs(60));
