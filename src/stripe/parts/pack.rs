@@ -51,7 +51,9 @@ pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next
     if !packs(fixed) {
         return greatest_that_fits(fixed, outlook, lane).map(Next::Item);
     }
-    let at = outlook.lanes.iter().position(|v| v.id == lane.id)?;
+    // Nothing is planned for a lane that has to prove itself first.
+    let lanes: Vec<View> = outlook.lanes.iter().filter(|v| !v.probation).cloned().collect();
+    let at = lanes.iter().position(|v| v.id == lane.id)?;
     let free = fixed
         .free
         .iter()
@@ -60,7 +62,7 @@ pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next
     let mut items: Vec<(f64, Next)> = free.chain(late).collect();
     items.sort_by(|a, b| b.0.total_cmp(&a.0));
     let sizes: Vec<f64> = items.iter().map(|i| i.0).collect();
-    let packing = pack(&sizes, &outlook.lanes);
+    let packing = pack(&sizes, &lanes);
     let own = items.iter().zip(&packing.lane_of).filter(|(_, l)| **l == at);
     own.into_iter().next().map(|(item, _)| item.1)
 }
