@@ -5,6 +5,7 @@
 //! decreasing, the slowest lane first, packs everything), then moves and swaps off the lane that is through last. Of many
 //! items the greatest is taken that fits into the lane's part of the common finish; the small ones are left to fill.
 
+use super::super::plan::common_finish;
 use super::LeaseId;
 use super::carve::EXPLORE;
 use super::outlook::Outlook;
@@ -42,8 +43,12 @@ pub(super) fn packs(fixed: &Fixed) -> bool {
 
 /// The item the lane sends next; `None`: it would be late with any.
 pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next> {
+    let lanes = outlook.trusted();
     if lane.probation {
-        return fixed.free.first().map(|f| Next::Item(f.1.0));
+        let least = fixed.free.first()?;
+        let all = lanes.iter().map(|v| (v.start + v.answer, v.rate));
+        let in_time = lane.finish(least.0 as f64) <= common_finish(all, fixed.free_bytes as f64);
+        return in_time.then_some(Next::Item(least.1.0));
     }
     if !lane.known {
         return first(fixed, outlook).map(Next::Item);
@@ -51,8 +56,6 @@ pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next
     if !packs(fixed) {
         return greatest_that_fits(fixed, outlook, lane).map(Next::Item);
     }
-    // Nothing is planned for a lane that has to prove itself first.
-    let lanes: Vec<View> = outlook.lanes.iter().filter(|v| !v.probation).cloned().collect();
     let at = lanes.iter().position(|v| v.id == lane.id)?;
     let free = fixed
         .free

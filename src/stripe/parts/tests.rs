@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::super::LaneState;
-use super::super::Pause;
 use super::*;
 use crate::types::Rate;
 
@@ -98,12 +97,16 @@ fn a_file_little_longer_than_the_least_part_becomes_two_parts_of_which_the_last_
 }
 
 #[test]
-fn a_lane_that_would_be_late_with_the_least_part_gets_none() {
+fn a_lane_that_would_be_late_with_the_least_part_gets_no_more_than_a_short_end() {
     let now = some_time();
     let mut p = new(file(20 * MIB), now);
     p.lane_up(LaneId(1), spec(100), now);
     p.lane_up(LaneId(2), spec(1), now);
-    assert!(sends(&mut p).iter().all(|s| s.1 == LaneId(1)));
+    let slow = sends(&mut p).into_iter().filter(|s| s.1 == LaneId(2));
+    assert!(
+        slow.into_iter()
+            .all(|s| s.2.range.end == 20 * MIB && s.2.range.len() < MIB)
+    );
 }
 
 #[test]
@@ -119,14 +122,19 @@ fn the_longest_item_goes_first_and_to_the_fastest_lane() {
 
 #[test]
 fn the_next_part_is_given_a_little_before_the_last_one_is_sent() {
-    let now = some_time();
+    let mut now = some_time();
     let mut p = new(file(100 * MIB), now);
     p.lane_up(LaneId(1), spec(8), now);
     let (lease, _, part) = sends(&mut p)[0];
-    p.sent(lease, part.range.len() - MIB, now + Duration::from_secs(30));
-    assert_eq!(sends(&mut p), []);
-    p.sent(lease, MIB - 50_000, now + Duration::from_secs(31));
-    assert_eq!(sends(&mut p).len(), 1);
+    let mut left = part.range.len();
+    let mut next = Vec::new();
+    while next.is_empty() {
+        now += Duration::from_millis(100);
+        p.sent(lease, 100_000, now);
+        left -= 100_000;
+        next = sends(&mut p);
+    }
+    assert!(left > 0 && left <= 400_000, "{left} bytes are left");
 }
 
 #[test]
@@ -187,27 +195,14 @@ fn a_silent_lane_loses_its_part_to_one_that_rests_and_is_parked() {
     p.lane_up(LaneId(2), spec(1), start);
     let mut now = start;
     let mut seen = Vec::new();
-    while seen.is_empty() {
+    while !seen.contains(&PartAction::Cancel { lease }) {
         now = p.poll_timeout().unwrap();
         p.tick(now);
-        seen = actions(&mut p);
+        seen.extend(actions(&mut p));
     }
-    assert_eq!(seen[0], PartAction::Cancel { lease });
-    assert!(
-        matches!(seen[1], PartAction::Send { lane: LaneId(2), .. }),
-        "{seen:?}"
-    );
-    let state = p.snapshot(now).lanes[0].state;
-    assert!(
-        matches!(
-            state,
-            LaneState::Parked {
-                why: Pause::Silent,
-                ..
-            }
-        ),
-        "{state:?}"
-    );
+    let other = |a: &PartAction| matches!(a, PartAction::Send { lane: LaneId(2), .. });
+    assert!(seen.iter().any(other), "{seen:?}");
+    assert!(matches!(p.snapshot(now).lanes[0].state, LaneState::Parked { .. }));
 }
 
 #[test]
