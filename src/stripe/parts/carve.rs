@@ -28,7 +28,12 @@ pub(super) fn next(
     let free = carved.free.len() as f64;
     let least = carved.least as f64;
     let tail = carved.free.range_at(carved.total.saturating_sub(1));
-    let share = shares(&outlook.lanes, free + outlook.late_bytes(), least, tail.is_some())
+    let trusted = outlook.trusted();
+    if lane.probation {
+        let in_time = lane.finish(least) <= best_time(&trusted, free, least, tail.is_some());
+        return in_time.then(|| best_gap(carved, least, false)).flatten();
+    }
+    let share = shares(&trusted, free + outlook.late_bytes(), least, tail.is_some())
         .into_iter()
         .find_map(|(id, share)| (id == lane.id).then_some(share));
     let share = match share {
@@ -38,7 +43,7 @@ pub(super) fn next(
         None if outlook.common_finish(free) > EXPLORE => least,
         None => return None,
     };
-    if lane.probation || !lane.known {
+    if !lane.known {
         return best_gap(carved, least.min(share), false);
     }
     if share < least - ROUNDING {

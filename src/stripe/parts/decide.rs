@@ -64,7 +64,9 @@ impl Parts {
             return false;
         }
         let mut hungry: Vec<&View> = outlook.lanes.iter().filter(|v| v.hungry).collect();
-        hungry.sort_by(|a, b| b.known.cmp(&a.known).then(b.rate.total_cmp(&a.rate)));
+        // A lane that has to prove itself comes after those that need not.
+        let last = |v: &View| (v.probation, !v.known);
+        hungry.sort_by(|a, b| last(a).cmp(&last(b)).then(b.rate.total_cmp(&a.rate)));
         let next = |view: &View| match &self.stock {
             Stock::Carved(carved) => {
                 let range = carve::next(carved, outlook, view, &self.config)?;

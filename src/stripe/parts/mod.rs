@@ -45,6 +45,12 @@ use super::snapshot;
 use leases::Leases;
 use stock::Stock;
 
+/// Bytes that are "sent" as soon as a connection is there: they fit into buffers.
+const SWALLOWED: u64 = 64 << 10;
+
+/// Seconds a part is overdue after which its lane, if it loses it, has to prove itself.
+const SUSPECT: f64 = 1.0;
+
 /// What there is to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Work {
@@ -178,16 +184,13 @@ impl Parts {
         if was.first {
             lane.part_began(now.saturating_duration_since(was.started), was.warm, now);
         }
-        // What left before the flow began has no time in which it did.
-        lane.add_bytes(
-            if was.first && lane.flowing == 1 {
-                0
-            } else {
-                was.new
-            },
-            0,
-            now,
-        );
+        // What sockets take at once says nothing of the line.
+        let swallowed = if was.first && lane.flowing == 1 {
+            SWALLOWED
+        } else {
+            0
+        };
+        lane.add_bytes(was.new.saturating_sub(swallowed), 0, now);
         if was.all {
             lane.part_sent(now);
         }
@@ -329,6 +332,9 @@ impl Parts {
         };
         if let Some(lane) = self.lanes.get_mut(&over.lane) {
             lane.lease_ended(over.is_flowing(), false, false, now);
+            if !over.is_flowing() {
+                lane.part_unanswered(now.saturating_duration_since(over.all_sent.unwrap_or(over.started)));
+            }
         }
         self.leases.in_vain += over.sent;
         // Unless the other copy lives.
@@ -340,9 +346,26 @@ impl Parts {
 
     /// Ends a lease and says so.
     fn cancel(&mut self, id: LeaseId, now: Instant) {
+        self.suspect(id, now);
         if self.end_lease(id, now) {
             self.actions.push_back(PartAction::Cancel { lease: id });
         }
+    }
+
+    /// A lane of whose part nothing has come for long has to prove itself before more is planned for it: else lanes that
+    /// are dead would take the part from each other for ever.
+    fn suspect(&mut self, id: LeaseId, now: Instant) {
+        let Some(lease) = self.leases.get(id) else { return };
+        let Some(lane) = self.lanes.get_mut(&lease.lane) else {
+            return;
+        };
+        let since = |t: Instant| now.saturating_duration_since(t).as_secs_f64();
+        let late = match (lease.all_sent, lease.first_sent) {
+            (Some(sent), _) => since(sent) - 2.0 * lane.latency(),
+            (None, None) => since(lease.started) - 2.0 * lane.setup(),
+            (None, Some(_)) => lane.remarkable_silence(now),
+        };
+        lane.probation |= late > SUSPECT;
     }
 
     /// Cancels all leases of a lane.

@@ -14,6 +14,9 @@ use super::LeaseId;
 use super::Parts;
 use super::leases::Lease;
 
+/// No part is given longer ahead, in seconds, however long a set-up once took: it could be given better later.
+const MOST_AHEAD: f64 = 1.0;
+
 /// One usable lane, in seconds and bytes a second from now.
 #[derive(Clone, Debug)]
 pub(super) struct View {
@@ -101,6 +104,11 @@ impl Outlook {
         outlook
     }
 
+    /// The lanes that work is planned for: not those that have to prove themselves first.
+    pub(super) fn trusted(&self) -> Vec<View> {
+        self.lanes.iter().filter(|v| !v.probation).cloned().collect()
+    }
+
     /// When this copy would be stored.
     pub(super) fn eta(&self, id: LeaseId) -> Option<f64> {
         self.flying.iter().find(|f| f.0 == id).map(|f| f.1)
@@ -169,7 +177,7 @@ pub(super) fn lead(lane: &Lane) -> f64 {
 
 /// Seconds of a lane's backlog at which its next part is given: its connection is then set up when it is needed.
 pub(super) fn ahead(lane: &Lane) -> f64 {
-    lead(lane) + REPORT_EVERY
+    lead(lane).min(MOST_AHEAD) + REPORT_EVERY
 }
 
 /// When the lease's next byte leaves. Overdue or silent for x: expect as much again.

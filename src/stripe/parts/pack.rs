@@ -5,6 +5,7 @@
 //! decreasing, the slowest lane first, packs everything), then moves and swaps off the lane that is through last. Of many
 //! items the greatest is taken that fits into the lane's part of the common finish; the small ones are left to fill.
 
+use super::super::plan::common_finish;
 use super::LeaseId;
 use super::carve::EXPLORE;
 use super::outlook::Outlook;
@@ -42,8 +43,12 @@ pub(super) fn packs(fixed: &Fixed) -> bool {
 
 /// The item the lane sends next; `None`: it would be late with any.
 pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next> {
+    let lanes = outlook.trusted();
     if lane.probation {
-        return fixed.free.first().map(|f| Next::Item(f.1.0));
+        let least = fixed.free.first()?;
+        let all = lanes.iter().map(|v| (v.start + v.answer, v.rate));
+        let in_time = lane.finish(least.0 as f64) <= common_finish(all, fixed.free_bytes as f64);
+        return in_time.then_some(Next::Item(least.1.0));
     }
     if !lane.known {
         return first(fixed, outlook).map(Next::Item);
@@ -51,7 +56,7 @@ pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next
     if !packs(fixed) {
         return greatest_that_fits(fixed, outlook, lane).map(Next::Item);
     }
-    let at = outlook.lanes.iter().position(|v| v.id == lane.id)?;
+    let at = lanes.iter().position(|v| v.id == lane.id)?;
     let free = fixed
         .free
         .iter()
@@ -60,7 +65,7 @@ pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next
     let mut items: Vec<(f64, Next)> = free.chain(late).collect();
     items.sort_by(|a, b| b.0.total_cmp(&a.0));
     let sizes: Vec<f64> = items.iter().map(|i| i.0).collect();
-    let packing = pack(&sizes, &outlook.lanes);
+    let packing = pack(&sizes, &lanes);
     let own = items.iter().zip(&packing.lane_of).filter(|(_, l)| **l == at);
     own.into_iter().next().map(|(item, _)| item.1)
 }

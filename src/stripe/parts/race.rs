@@ -104,7 +104,8 @@ impl Parts {
     /// Sends a late part again, over the lane that would be through with it first.
     pub(super) fn rescue(&mut self, outlook: &Outlook, now: Instant) -> bool {
         let rescue = outlook.late.iter().find_map(|late| {
-            let thieves = self.thieves(outlook, late.lease).filter(|v| !v.probation);
+            let thieves = self.thieves(outlook, late.lease);
+            let thieves = thieves.filter(|v| self.may_send_again(late.lease, v));
             let mut able = thieves.filter(|v| {
                 self.gains(late.eta, v.finish(late.size)) && self.nobody_sooner(outlook, v, late)
             });
@@ -158,13 +159,12 @@ impl Parts {
         })
     }
 
-    /// Whether no other lane, busy or idle, would be through with it sooner.
+    /// Whether no other lane that may send it, busy or idle, would be through with it sooner.
     fn nobody_sooner(&self, outlook: &Outlook, thief: &View, late: &Late) -> bool {
-        let have = self.copies(late.lease).map(|l| l.map(|l| l.lane));
         let mut others = outlook
             .lanes
             .iter()
-            .filter(|v| v.id != thief.id && !have.contains(&Some(v.id)));
+            .filter(|v| v.id != thief.id && self.may_send_again(late.lease, v));
         let own = thief.finish(late.size);
         others.all(|v| own <= ABOUT * v.finish(late.size))
     }
