@@ -16,6 +16,7 @@ pub mod mdns;
 pub mod open;
 pub mod seeds;
 pub mod statements;
+pub mod upload;
 
 /// A target, and what it asserts of an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -34,4 +35,6 @@ pub const TARGETS: &[Target] = &[
     ("config", config::check),
     ("statements", statements::check),
     ("ceremony", ceremony::check),
+    ("listing", upload::check_listing),
+    ("tus", upload::check_tus),
 ];

@@ -29,7 +29,6 @@ const LIMIT: Duration = Duration::from_secs(100);
 pub(crate) struct Bench {
     pub(crate) directory: TempDir,
     pub(crate) issued: Issued,
-    pub(crate) lanes: Vec<Arc<TestLane>>,
     pub(crate) stop: Stop,
     /// What a job is, but for its target.
     pub(crate) job: Job,
@@ -44,8 +43,8 @@ impl Bench {
         roots
             .add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap())
             .unwrap();
-        let lanes: Vec<_> = (0..lanes).map(TestLane::new).collect();
-        let set: Vec<Arc<dyn Lane>> = lanes.iter().map(|lane| lane.clone() as Arc<dyn Lane>).collect();
+        let lane = |n| TestLane::new(n) as Arc<dyn Lane>;
+        let set: Vec<Arc<dyn Lane>> = (0..lanes).map(lane).collect();
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("source")).unwrap();
         Self {
@@ -60,7 +59,6 @@ impl Bench {
             },
             directory,
             issued: authority.issue(&[HOST]).unwrap(),
-            lanes,
             stop: Stop::default(),
             set: watch::channel(Arc::new(set)).0,
             roots,
@@ -80,9 +78,9 @@ impl Bench {
     pub(crate) fn file(&self, name: &str, length: usize) -> PathBuf {
         let path = self.source().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        let seed = name
-            .bytes()
-            .fold(length as u64, |seed, b| seed * 31 + u64::from(b));
+        let seed = name.bytes().fold(length as u64, |seed: u64, b| {
+            seed.wrapping_mul(31).wrapping_add(u64::from(b))
+        });
         fs::write(&path, &content(length, seed)[..]).unwrap();
         let changed = SystemTime::UNIX_EPOCH + Duration::from_millis(1_600_000_000_500 + seed % 1_000_000);
         File::options()

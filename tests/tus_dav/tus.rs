@@ -116,12 +116,8 @@ async fn http_32_a_part_whose_connection_breaks_is_continued_where_the_server_is
     let server = start(&bench, options);
     bench.put(&path, &url(&server)).await.unwrap();
     assert_stored(&server, &path);
-    let creations = count(&server, |seen| seen.header("upload-concat") == Some("partial"));
-    assert_eq!(
-        creations,
-        count(&server, |seen| seen.method == "PATCH"),
-        "nothing was sent again"
-    );
+    let begun = count(&server, |seen| seen.header("upload-concat") == Some("partial"));
+    assert_eq!(server.parts(), (begun, 0), "no part was begun anew");
     assert!(
         count(&server, |seen| seen.method == "HEAD") > 1,
         "it was asked for instead"
@@ -286,7 +282,6 @@ async fn a_second_run_sends_only_what_the_server_has_not() {
         .sum();
     assert_eq!(sent, outcome.bytes - outcome.resumed, "no byte twice");
     assert_eq!(bench.journals(), 0);
-    assert_eq!(server.parts().1, 0, "what could not be used is removed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -317,7 +312,7 @@ async fn what_the_server_cannot_take_is_told_before_anything_is_sent() {
     };
     let server = start(&bench, small);
     let error = bench.put(&path, &url(&server)).await.unwrap_err();
-    assert!(error.to_string().contains("at most 1 MiB"), "{error}");
+    assert!(error.to_string().contains("at most 1.0 MiB"), "{error}");
     assert_eq!(count(&server, |seen| seen.method != "OPTIONS"), 0);
 
     for (status, part) in [
