@@ -17,6 +17,7 @@ pub mod open;
 pub mod s3;
 pub mod seeds;
 pub mod statements;
+pub mod upload;
 
 /// A target, and what it asserts of an input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -36,4 +37,6 @@ pub const TARGETS: &[Target] = &[
     ("statements", statements::check),
     ("ceremony", ceremony::check),
     ("s3", s3::check),
+    ("listing", upload::check_listing),
+    ("tus", upload::check_tus),
 ];

@@ -35,6 +35,8 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("statements", said()),
         ("ceremony", words()),
         ("s3", answers()),
+        ("listing", listings()),
+        ("tus", tus()),
     ]
 }
 
@@ -575,4 +577,44 @@ fn answers() -> Vec<Vec<u8>> {
         "\n \n<s:Error xmlns:s=\"u\"><s:Code/></s:Error>\n".to_owned(),
     ];
     all.into_iter().map(String::into_bytes).collect()
+}
+
+fn listings() -> Vec<Vec<u8>> {
+    let response = |href: &str, inner: &str| {
+        format!(
+            "<D:response><D:href>{href}</D:href><D:propstat><D:prop>{inner}</D:prop></D:propstat></D:response>"
+        )
+    };
+    let file = "<D:getcontentlength>12</D:getcontentlength><D:getetag>&quot;5-c&quot;</D:getetag>\
+        <D:getlastmodified>Tue, 14 Nov 2023 22:13:20 GMT</D:getlastmodified>";
+    let directory = "<D:resourcetype><D:collection/></D:resourcetype>";
+    let all = [
+        response("/a%20b/", directory),
+        response("/a%20b/sub/", directory),
+        response("/a%20b/x%2Fy", file),
+        response("https://origin.example/a%20b/&#252;&amp;", file),
+        response("//elsewhere.example/a%20b/x", file),
+        response("/a%20b/../c", file),
+        "<!-- --><![CDATA[x]]><?x?>".to_owned(),
+    ];
+    let whole = format!(
+        "<?xml version=\"1.0\"?><D:multistatus xmlns:D=\"DAV:\">{}</D:multistatus>",
+        all.concat()
+    );
+    all.iter()
+        .chain([&whole])
+        .map(|text| text.clone().into_bytes())
+        .collect()
+}
+
+fn tus() -> Vec<Vec<u8>> {
+    [
+        "tus-version: 1.0.0\ntus-extension: creation,concatenation,checksum\ntus-checksum-algorithm: sha1\n",
+        "tus-version: 0.2.2\ntus-max-size: 1073741824\n",
+        "upload-offset: 70\nupload-length: 100\n",
+        "upload-offset: 70\nupload-offset: +70\n",
+        "tributary tus 1\n0 10 /files/1\n10 20 https://h/2\n20 30 /cut",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .into()
 }

@@ -10,6 +10,8 @@
 //! - When [`run`] returns, no connection, task or read of the job is left.
 
 mod dav;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod door;
 mod driver;
 mod error;
 mod exchange;

@@ -28,7 +28,7 @@ fn ninety_six_mib_to_s3_take_nine_tenths_of_four_lines() {
             .ok();
         let share = share(96 * MIB, began.elapsed());
         assert_stored(&server, "video", &source);
-        let done = finished.report("done");
+        let done = finished.report("done").unwrap();
         figure(format_args!(
             "96 MiB to S3: {share:.3} of the sum, {} parts; {}",
             server.parts_sent(),

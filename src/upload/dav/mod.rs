@@ -98,6 +98,20 @@ pub(super) async fn open(job: &Job, source: &Arc<Source>, caller: &Caller) -> Re
     })
 }
 
+/// See [`door`](super::door).
+#[cfg(any(fuzzing, test))]
+pub(super) fn listed(directory: &Url, body: &[u8]) -> Vec<(String, Url)> {
+    let entries = multistatus::parse(body).into_iter();
+    let name = |entry: multistatus::Entry| places::within(directory, &directory.join(&entry.href).ok()?);
+    entries
+        .filter_map(name)
+        .map(|name| {
+            let url = places::below(directory, &name);
+            (name, url)
+        })
+        .collect()
+}
+
 /// Where it goes: into the directory, or to the name.
 fn target(web: &Web, source: &Source) -> Result<Url, UploadError> {
     let mut target = web.base.clone();

@@ -145,6 +145,22 @@ pub(super) async fn open(job: &Job, source: &Arc<Source>, caller: &Caller) -> Re
     })
 }
 
+/// See [`door`](super::door).
+#[cfg(any(fuzzing, test))]
+pub(super) fn read_headers(headers: &hyper::HeaderMap) -> (bool, Option<u64>, Option<u64>) {
+    let usable = Offer::read(headers).is_ok();
+    (usable, offer::offset(headers), offer::length(headers))
+}
+
+/// See [`door`](super::door).
+#[cfg(any(fuzzing, test))]
+pub(super) fn read_journal(text: &str) -> Vec<(u64, u64, String)> {
+    let entries = journal::parse(text).into_iter();
+    entries
+        .map(|entry| (entry.range.start, entry.range.end, entry.name))
+        .collect()
+}
+
 /// tus knows files, and no directories.
 fn only(source: &Source) -> Result<&Item, UploadError> {
     match source.items() {

@@ -217,12 +217,17 @@ impl Tus {
                 }
                 filling.found(now, line);
             }
-            409 | 423 => {
+            // 403: of an upload that is whole; a request may have got through whose answer did not, and was sent again.
+            403 | 409 | 423 => {
+                let before = filling.at;
                 filling.astray += 1;
                 match self.look_at(filling.upload, line).await? {
                     Standing::Has(at) => filling.found(at, line),
                     Standing::Gone => return Ok(Some(Filled::Gone)),
                     Standing::Locked => return Ok(Some(Filled::Stuck)),
+                }
+                if answer.status == StatusCode::FORBIDDEN && filling.at == before {
+                    return Err(Trouble::Fatal(self.web.refused(&Method::PATCH, answer)));
                 }
                 if filling.astray > 1 {
                     tokio::time::sleep(LOCKED * filling.astray).await;
