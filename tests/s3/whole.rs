@@ -72,6 +72,6 @@ async fn a_file_too_large_or_a_part_size_that_cannot_be_is_told_before_anything_
     let mut bench = Bench::new(6 * MIB, 1, |_| Deed::Serve);
     bench.job.part_size = Some(1 << 20);
     let told = bench.told().await;
-    assert!(told.contains("--part-size from 5 MiB on"), "{told}");
+    assert!(told.contains("--part-size from 5MiB on"), "{told}");
     assert!(bench.server.calls().is_empty());
 }
