@@ -174,7 +174,7 @@ impl S3 for Store {
         found.sort_by_key(|(id, upload)| (upload.key.clone(), (*id).clone()));
         found.retain(|(id, upload)| (&upload.key, *id) > (&after.0, &after.1));
         let page = found.iter().take(PAGE);
-        let last = page.clone().last();
+        let last = page.clone().next_back();
         Ok(S3Response::new(ListMultipartUploadsOutput {
             bucket: Some(input.bucket),
             is_truncated: Some(found.len() > PAGE),
