@@ -125,5 +125,6 @@ pub(crate) fn job(endpoint: &str, target: &str) -> Job {
         pool: true,
         part_size: None,
         abort: false,
+        journal: None,
     }
 }

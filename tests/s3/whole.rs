@@ -17,7 +17,8 @@ async fn a_file_comes_together_from_parts_of_several_lanes_by_one_completion() {
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_at_most_one_part_go_in_one_request() {
     for size in [0, 1, 1_000, 5 * MIB] {
-        let bench = Bench::new(size, 2, |_| Deed::Serve);
+        // Over one lane: a second one might race the first with the same object.
+        let bench = Bench::new(size, 1, |_| Deed::Serve);
         bench.put_exactly().await;
         assert_eq!(bench.server.count(Kind::Put), 1, "{size}");
         assert_eq!(bench.server.count(Kind::Create), 0, "{size}");
@@ -72,6 +73,6 @@ async fn a_file_too_large_or_a_part_size_that_cannot_be_is_told_before_anything_
     let mut bench = Bench::new(6 * MIB, 1, |_| Deed::Serve);
     bench.job.part_size = Some(1 << 20);
     let told = bench.told().await;
-    assert!(told.contains("--part-size from 5 MiB on"), "{told}");
+    assert!(told.contains("--part-size from 5MiB on"), "{told}");
     assert!(bench.server.calls().is_empty());
 }

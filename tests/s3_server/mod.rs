@@ -58,7 +58,7 @@ pub struct S3Server {
     /// `https://NAME:PORT`, or `http://`.
     pub endpoint: String,
     directory: TempDir,
-    store: Arc<Store>,
+    store: Store,
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
@@ -67,7 +67,7 @@ pub struct S3Server {
 struct Shared {
     service: S3Service,
     script: Box<Script>,
-    store: Arc<Store>,
+    store: Store,
     calls: Mutex<Vec<Call>>,
 }
 
@@ -94,7 +94,7 @@ impl S3Server {
             .tempdir()
             .unwrap();
         std::fs::create_dir(directory.path().join(BUCKET)).unwrap();
-        let store = Arc::new(Store::new(directory.path()));
+        let store = Store::new(directory.path());
         let mut builder = S3ServiceBuilder::new(store.clone());
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let shared = Arc::new(Shared {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use s3s::dto::*;
@@ -15,11 +15,11 @@ const MIN_PART: u64 = 5 << 20;
 /// A page, so small that tests see several.
 const PAGE: usize = 4;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Store {
-    files: FileSystem,
+    files: Arc<FileSystem>,
     root: PathBuf,
-    uploads: Mutex<BTreeMap<String, Upload>>,
+    uploads: Arc<Mutex<BTreeMap<String, Upload>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -32,9 +32,9 @@ pub struct Upload {
 impl Store {
     pub fn new(root: &Path) -> Self {
         Self {
-            files: FileSystem::new(root).unwrap(),
+            files: Arc::new(FileSystem::new(root).unwrap()),
             root: root.to_owned(),
-            uploads: Mutex::default(),
+            uploads: Arc::default(),
         }
     }
 
@@ -174,7 +174,7 @@ impl S3 for Store {
         found.sort_by_key(|(id, upload)| (upload.key.clone(), (*id).clone()));
         found.retain(|(id, upload)| (&upload.key, *id) > (&after.0, &after.1));
         let page = found.iter().take(PAGE);
-        let last = page.clone().last();
+        let last = page.clone().next_back();
         Ok(S3Response::new(ListMultipartUploadsOutput {
             bucket: Some(input.bucket),
             is_truncated: Some(found.len() > PAGE),

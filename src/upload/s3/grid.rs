@@ -183,9 +183,9 @@ fn check(total: u64, size: u64) -> Result<(), String> {
     }
     Err(format!(
         "parts of {} are not allowed: S3 has at most 10,000 of them, each of 5 MiB to 5 GiB; for this file choose \
-         --part-size from {} on",
+         --part-size from {}MiB on",
         ByteSize(size),
-        ByteSize(least)
+        least >> 20
     ))
 }
 
@@ -290,15 +290,15 @@ mod tests {
     fn a_part_size_that_cannot_be_is_told_with_one_that_can() {
         assert_eq!(
             Grid::new(100 << 30, Some(5 << 20), false, LIMIT).unwrap_err(),
-            "parts of 5 MiB are not allowed: S3 has at most 10,000 of them, each of 5 MiB to 5 GiB; for this file choose \
-             --part-size from 11 MiB on"
+            "parts of 5.0 MiB are not allowed: S3 has at most 10,000 of them, each of 5 MiB to 5 GiB; for this file choose \
+             --part-size from 11MiB on"
         );
         assert!(Grid::new(100 << 30, Some(11 << 20), false, LIMIT).is_ok());
         assert!(Grid::new(1, Some(1), false, LIMIT).is_err());
         assert!(Grid::new(1 << 40, Some(MAX_PART + 1), false, LIMIT).is_err());
         assert_eq!(
             Grid::new((5 << 40) + 1, None, false, 5 << 40).unwrap_err(),
-            "it has 5 TiB, and an object there may have 5 TiB: send it in pieces"
+            "it has 5.0 TiB, and an object there may have 5.0 TiB: send it in pieces"
         );
     }
 
