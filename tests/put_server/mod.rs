@@ -1,6 +1,6 @@
 //! A server that takes what is put there, in the lab's internet: plain HTTP/1.1, one thread for each connection.
 //!
-//! `PUT /hold/...` is not answered, and no more of it is read than the head, until the server is dropped; `PUT /no/...` is
+//! `PUT /hold/...` is not answered, and no more of it is read than the head, until the server is dropped; `PUT /refused/...` is
 //! answered by 403. It has no WebDAV, so a directory's files are asked for one by one.
 
 #![allow(dead_code, reason = "each test file is a crate and uses a part of it")]
@@ -127,7 +127,7 @@ impl State {
     fn answer(&self, method: &str, path: String, body: Vec<u8>) -> (&'static str, usize) {
         let mut there = self.there.lock().unwrap();
         match method {
-            "PUT" if path.starts_with("/no/") => ("403 Forbidden", 0),
+            "PUT" if path.starts_with("/refused/") => ("403 Forbidden", 0),
             "PUT" => match there.insert(path, body) {
                 Some(_) => ("200 OK", 0),
                 None => ("201 Created", 0),
