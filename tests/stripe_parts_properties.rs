@@ -114,7 +114,7 @@ impl Driver {
             } => {
                 let r = part.range;
                 assert!(
-                    part.item == 0 && !r.is_empty() && r.end <= *total && r.start % grain == 0,
+                    part.item == 0 && !r.is_empty() && r.end <= *total && r.start.is_multiple_of(*grain),
                     "{part:?}"
                 );
                 // Only what an earlier run left may be shorter.
@@ -123,7 +123,10 @@ impl Driver {
                     r.len() >= *least || r.end == *total || left_so,
                     "{part:?} is short"
                 );
-                assert!(r.end % grain == 0 || r.end == *total, "{part:?} is off the grain");
+                assert!(
+                    r.end.is_multiple_of(*grain) || r.end == *total,
+                    "{part:?} is off the grain"
+                );
                 assert!(
                     self.stored.iter().all(|s| s.range.intersect(r).is_empty()),
                     "{part:?} again"
