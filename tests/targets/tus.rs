@@ -109,6 +109,17 @@ impl TusServer {
         (whole.len(), others.len())
     }
 
+    /// The whole ones' names and lengths.
+    pub fn whole_parts(&self) -> Vec<(String, u64)> {
+        let states = self.states();
+        let whole = states
+            .iter()
+            .filter(|state| state.is_partial() && state.is_complete());
+        whole
+            .map(|state| (state.id().to_owned(), state.offset()))
+            .collect()
+    }
+
     /// Uploads of any kind that are still there.
     pub fn uploads(&self) -> usize {
         self.states().len()

@@ -1,5 +1,6 @@
 //! Any lane, for requests that make, look at and end an upload.
 
+use hyper::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl Caller {
             let mut faulty = None;
             for way in self.ways().await? {
                 match way.exchange(ask, HEAD_LIMIT, false, &Meter::mute()).await {
-                    Ok(answer) if answer.status.is_server_error() || answer.status == 429 => {
+                    Ok(answer) if may_pass(answer.status) => {
                         pause = answer.retry_after().unwrap_or(pause);
                         faulty = Some(answer);
                         break;
@@ -120,6 +121,13 @@ impl Caller {
         let used = choice.used.iter();
         Ok(used.map(|lane| self.ways.of(lane)).collect())
     }
+}
+
+/// Whether it may be otherwise later: a server's fault or wish, but for what it says that it never does (501, 505) and for
+/// a full disk (507).
+fn may_pass(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS
+        || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505 | 507))
 }
 
 /// What no other lane and no later time will mend.
