@@ -9,6 +9,7 @@ pub use crate::doctor::door::announced;
 pub use crate::identity::door::{accepts as accepts_certificate, device};
 pub use crate::relay::door::first_bytes;
 pub use crate::upload::door::{journal as tus_journal, listed, tus_headers};
+pub use crate::upload::s3::door::read_answer as s3_answer;
 
 #[cfg(test)]
 #[path = "../fuzz/src/lib.rs"]

@@ -1,5 +1,5 @@
-//! A daemon downloads into files that belong to whoever asked: it has their descriptors and nothing else. Whichever of
-//! the two ends first, what was fetched stays.
+//! A daemon downloads into files that belong to whoever asked, and uploads such files: it has their descriptors and nothing
+//! else. Whichever of the two ends first, what was fetched stays.
 
 #![expect(
     clippy::unwrap_used,
@@ -8,6 +8,7 @@
 )]
 
 mod lab;
+mod put_server;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -22,6 +23,7 @@ use lab::{Finished, Lab, Origin, Peer, Process, SOON, figure, installed, lanes, 
 use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::geteuid;
+use put_server::Server;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -389,6 +391,144 @@ fn one_user_cannot_take_all_places() {
     );
 }
 
+#[test]
+fn a_daemon_that_can_see_nothing_sends_what_only_its_client_may_read() {
+    let Some(house) = House::of_users() else { return };
+    let _daemon = house.start();
+    let server = Server::start(&house.lab, "files.lab");
+    for (user, group) in [(0, 0), (CLIENT, DAEMON)] {
+        let home = house.home_of(user);
+        let (file, place) = (home.join("mine"), format!("/{user}/mine"));
+        fs::write(&file, format!("of {user}")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&file, Some(user), Some(user)).unwrap();
+        let args = [file.to_str().unwrap(), &server.url(&place)];
+        let done = house.put_as(user, group, &args).wait(LIMIT).ok();
+        assert!(!done.stderr.contains("without it"), "{}", done.stderr);
+        assert_eq!(server.at(&place), Some(format!("of {user}").into_bytes()));
+        assert_eq!(done.report("done").unwrap()["path"], json!(file));
+    }
+    // What the client may not read, nobody reads for it.
+    let foreign = house.home_of(CLIENT).join("foreign");
+    fs::write(&foreign, "precious").unwrap();
+    fs::set_permissions(&foreign, fs::Permissions::from_mode(0o600)).unwrap();
+    let refused = house
+        .put_as(
+            CLIENT,
+            DAEMON,
+            &[foreign.to_str().unwrap(), &server.url("/foreign")],
+        )
+        .wait(LIMIT);
+    assert_eq!(refused.status.code(), Some(6), "{}", refused.stderr);
+    assert!(refused.stderr.contains("Permission denied"), "{}", refused.stderr);
+    assert_eq!(server.at("/foreign"), None);
+}
+
+#[test]
+fn an_upload_ends_with_its_client_and_goes_on_without_its_daemon() {
+    let Some(house) = House::of_one_user() else { return };
+    let mut daemon = house.start();
+    let server = Server::start(&house.lab, "files.lab");
+    fs::write(house.dir().join("file"), vec![7; 1 << 20]).unwrap();
+    let put = |path: &str| {
+        let args = ["put", "--json", "file", &server.url(path)];
+        house.peer().start("put", house.peer().tributary(&args))
+    };
+    let mut killed = put("/hold/killed");
+    wait_for("it is being sent", SOON, || server.was_asked("PUT /hold/killed"));
+    killed.kill();
+    house.peer().wait_status("it is over", SOON, |status| {
+        status["transfers"].as_array().unwrap().is_empty()
+    });
+    let mut left = put("/hold/left");
+    wait_for("it is being sent", SOON, || server.was_asked("PUT /hold/left"));
+    daemon.kill();
+    wait_for("it goes on alone", SOON, || {
+        left.stderr().contains("uploading without it")
+    });
+    left.signal(Signal::SIGINT);
+    let stopped = left.wait(LIMIT);
+    assert_eq!(stopped.status.code(), Some(130), "{}", stopped.stderr);
+}
+
+#[test]
+fn nonsense_about_what_is_to_be_sent_is_not_taken() {
+    let Some(house) = House::of_one_user() else { return };
+    let daemon = house.start();
+    let server = Server::start(&house.lab, "files.lab");
+    let descriptors = || {
+        fs::read_dir(format!("/proc/{}/fd", daemon.pid()))
+            .unwrap()
+            .count()
+    };
+    let before = descriptors();
+    let path = house.dir().join("plain");
+    fs::write(&path, "12345").unwrap();
+    let open = |options: &mut fs::OpenOptions| options.open(&path).unwrap();
+    let reading = open(fs::OpenOptions::new().read(true));
+    let writing = open(fs::OpenOptions::new().write(true));
+    let both = open(fs::OpenOptions::new().read(true).write(true));
+    let folder = fs::File::open(house.dir()).unwrap();
+    let (pipe, _kept) = std::io::pipe().unwrap();
+    let fd = |file: &dyn AsRawFd| file.as_raw_fd();
+    let url = server.url("/x");
+    for (passed, expected) in [
+        (vec![], "1 descriptor was expected, 0 came"),
+        (vec![fd(&reading); 2], "2 came"),
+        (vec![fd(&reading); 4], "too many descriptors"),
+        (vec![fd(&writing)], "not opened for reading only"),
+        (vec![fd(&both)], "not opened for reading only"),
+        (vec![fd(&folder)], "not a plain file"),
+        (vec![fd(&pipe)], "not a plain file"),
+    ] {
+        let refusal = Talk::to_send(&house, &url, &listed("x", 5))
+            .pass("\"source\"", &passed)
+            .refusal();
+        assert!(refusal.contains(expected), "{refusal}, not: {expected}");
+    }
+    let endless = json!({"listed": {"directory": true, "items": [], "left_out": [], "more": true}});
+    for (answer, expected) in [
+        (listed("../x", 5), "makes no sense"),
+        (listed("/x", 5), "makes no sense"),
+        (endless.to_string(), "a page of the list is empty"),
+        ("\"source\"".into(), "makes no sense"),
+        ("garbage".into(), "does not understand the answer"),
+        (json!({"failed": "no list"}).to_string(), "no list"),
+    ] {
+        let refusal = Talk::to_list(&house, &url).send(&answer).refusal();
+        assert!(refusal.contains(expected), "{refusal}, not: {expected}");
+    }
+    // Another length than was listed is a change of the file, which its user is told of.
+    let mut talk = Talk::to_send(&house, &url, &listed("x", 6));
+    talk.pass("\"source\"", &[fd(&reading)]);
+    let failed = std::iter::from_fn(|| talk.line()).find_map(|line| line.get("failed").cloned());
+    let failed = failed.unwrap();
+    assert_eq!(failed["code"], 6, "{failed}");
+    assert!(
+        failed["message"].as_str().unwrap().contains("from 6 to 5 bytes"),
+        "{failed}"
+    );
+    assert_eq!(server.paths(), [""; 0]);
+    wait_for("all descriptors are closed again", SOON, || {
+        descriptors() <= before
+    });
+    let args = ["put", "--json", "plain", &url];
+    house.peer().run("put", house.peer().tributary(&args)).ok();
+    assert_eq!(server.at("/x"), Some(b"12345".to_vec()));
+}
+
+fn put_request(url: &str) -> String {
+    json!({"put": {"target": url, "pool": true}}).to_string()
+}
+
+/// The answer that one file is to be sent, as it was last changed.
+fn listed(name: &str, size: u64) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let modified = (now.unwrap().as_secs(), 0);
+    let items = json!([{"name": name, "size": size, "modified": modified}]);
+    json!({"listed": {"directory": false, "items": items, "left_out": [], "more": false}}).to_string()
+}
+
 /// A connection to the control socket.
 struct Talk(UnixStream, BufReader<UnixStream>);
 
@@ -413,6 +553,30 @@ impl Talk {
                 return talk;
             }
         }
+    }
+
+    /// Until the daemon has asked for the list of what is to be sent.
+    fn to_list(house: &House, url: &str) -> Self {
+        let mut talk = Self::with(house);
+        talk.send(&put_request(url)).until("list");
+        talk
+    }
+
+    /// Until the daemon has asked for the file that is to be sent.
+    fn to_send(house: &House, url: &str, listed: &str) -> Self {
+        let mut talk = Self::to_list(house, url);
+        talk.send(listed).until("source");
+        talk
+    }
+
+    fn until(&mut self, question: &str) {
+        while let Some(line) = self.line() {
+            assert!(line.get("failed").is_none(), "{line}");
+            if line["files"].get(question).is_some() {
+                return;
+            }
+        }
+        panic!("the daemon hung up");
     }
 
     fn send(&mut self, line: &str) -> &mut Self {
@@ -564,22 +728,28 @@ impl House {
 
     /// Starts `get --json` as that user, in its home.
     fn get_as(&self, user: u32, group: u32, url: &str, args: &[&str]) -> Process {
+        self.at_home(user, group, &[&["get", "--json", url], args].concat())
+    }
+
+    /// Starts `put --json` as that user, in its home.
+    fn put_as(&self, user: u32, group: u32, args: &[&str]) -> Process {
+        self.at_home(user, group, &[&["put", "--json"], args].concat())
+    }
+
+    fn at_home(&self, user: u32, group: u32, args: &[&str]) -> Process {
         let home = self.home_of(user);
-        let mut command = self.program_as(user, group);
-        command
-            .args(["get", "--json", url, "--socket"])
-            .arg(&self.socket)
-            .args(args)
-            .current_dir(&home)
-            .env("HOME", &home)
-            .env(
-                "TRIBUTARY_STATE_DIR",
-                self.scratch.path().join(format!("state-{user}")),
-            );
         let state = self.scratch.path().join(format!("state-{user}"));
         fs::create_dir_all(&state).unwrap();
         chown(&state, Some(user), Some(user)).unwrap();
-        self.peer().start("get", command)
+        let mut command = self.program_as(user, group);
+        command
+            .args(args)
+            .arg("--socket")
+            .arg(&self.socket)
+            .current_dir(&home)
+            .env("HOME", &home)
+            .env("TRIBUTARY_STATE_DIR", state);
+        self.peer().start(args[0], command)
     }
 
     /// The program as that user, which is in that group besides its own.

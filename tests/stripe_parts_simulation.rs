@@ -2,6 +2,7 @@
 //! misbehave.
 
 #![expect(clippy::print_stdout, reason = "the figures are what this is for")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
 mod parts_sim;
 #[expect(dead_code, reason = "the downloads' half of it")]
@@ -11,6 +12,7 @@ use parts_sim::optimum;
 use parts_sim::pools::{self, Load, Pool};
 use parts_sim::{Outcome, Sim, carved, fixed};
 use sim::Line;
+use tributary::types::LaneId;
 
 const MIB: u64 = 1 << 20;
 const GRAIN: u64 = 64 << 10;
@@ -129,22 +131,47 @@ fn decisions_of_one_pool() {
     println!("{:.3}", sim.run(10_000.0).seconds);
 }
 
+/// Pools of each kind: a file, few items, many items. Steady lanes, and lively ones.
+const STEADY: [u64; 3] = [1000, 700, 400];
+const LIVELY: [u64; 3] = [300, 200, 100];
+
+/// Uploads of all kinds; gives their rows.
+fn uploads(counts: [u64; 3], lively: bool, hints: bool) -> Vec<Row> {
+    let how = if lively { "lively" } else { "steady" };
+    let known = if hints { "hints" } else { "unknown" };
+    let what = |kind: &str| format!("{kind}, {how}, {known}");
+    let mut rows = all(&what("carved"), counts[0], hints, |s| pools::carved(s, lively));
+    rows.extend(all(&what("few"), counts[1], hints, |s| pools::few(s, lively)));
+    rows.extend(all(&what("many"), counts[2], hints, |s| pools::many(s, lively)));
+    rows
+}
+
+/// The promise: at most 1.05 times the best possible assignment at the median and 1.2 times at the 99th percentile. The best
+/// knows all rates in advance; so it is kept in full where the scheduler has hints of them, for uploads of 8 s or more.
 #[test]
-fn random_uploads_finish_close_to_the_best_possible_assignment() {
-    for hints in [false, true] {
-        for lively in [false, true] {
-            let what = |kind: &str| {
-                format!(
-                    "{kind}, {}, {}",
-                    if lively { "lively" } else { "steady" },
-                    if hints { "hints" } else { "unknown" }
-                )
-            };
-            all(&what("carved"), 400, hints, |s| pools::carved(s, lively));
-            all(&what("few"), 400, hints, |s| pools::few(s, lively));
-            all(&what("many"), 200, hints, |s| pools::many(s, lively));
-        }
-    }
+fn random_uploads_over_lanes_of_known_rates_finish_close_to_the_best_possible_assignment() {
+    let rows = uploads(STEADY, false, true);
+    assert!(rows.len() >= 2000);
+    let (median, p99) = figures("the promise, hints", &rows, 8.0, 999.0);
+    assert!(median <= 1.05 && p99 <= 1.2, "{median} {p99}");
+    let rows = uploads(LIVELY, true, true);
+    let (median, p99) = figures("lively, hints", &rows, 8.0, 999.0);
+    assert!(median <= 1.05 && p99 <= 1.5, "{median} {p99}");
+}
+
+/// Where nothing is known, the first parts are given blindly, and the least part of a file can take a slow lane longer than
+/// the whole upload should: that is made up for in uploads of 20 s or more, and mostly in those of 8 s.
+#[test]
+fn random_uploads_over_unknown_lanes_finish_close_to_the_best_possible_assignment() {
+    let rows = uploads(STEADY, false, false);
+    assert!(rows.len() >= 2000);
+    let (median, p99) = figures("unknown", &rows, 8.0, 999.0);
+    assert!(median <= 1.05 && p99 <= 1.35, "{median} {p99}");
+    let (median, p99) = figures("the promise, unknown", &rows, 20.0, 999.0);
+    assert!(median <= 1.05 && p99 <= 1.2, "{median} {p99}");
+    let rows = uploads(LIVELY, true, false);
+    let (median, p99) = figures("lively, unknown", &rows, 8.0, 999.0);
+    assert!(median <= 1.05 && p99 <= 1.6, "{median} {p99}");
 }
 
 fn reached(lines: &[Line], work: tributary::stripe::Work, total: u64) -> (f64, Outcome) {
@@ -180,6 +207,46 @@ fn the_issues_files_reach_93_percent_of_the_sum() {
                 out.connections,
             );
             assert!(part >= 0.93, "{part}");
+        }
+    }
+}
+
+/// The fastest of the issue's lanes goes, or falls silent, at a part of the time.
+#[test]
+fn a_lane_that_dies_costs_little_more_than_what_it_had_in_flight() {
+    let total = 96 * MIB;
+    let whole = optimum::carved(&pools::issue(), total, LEAST);
+    for part in [0.10, 0.50, 0.95] {
+        for silent in [false, true] {
+            let mut lines = pools::issue();
+            lines[0] = if silent {
+                lines[0].clone().then(part * whole, 0.0)
+            } else {
+                lines[0].clone().lives(0.0, part * whole)
+            };
+            let best = optimum::carved(&lines, total, LEAST);
+            let out = Sim::new(&lines, carved(total, GRAIN, LEAST), false, 1).run(1000.0);
+            let dead = LaneId(0);
+            let had: Vec<u64> = out
+                .sends
+                .iter()
+                .filter(|s| s.1 == dead)
+                .map(|s| s.2.range.len())
+                .collect();
+            let lost: u64 = had.iter().rev().take(2).sum();
+            let again = out.sends.iter().map(|s| s.2.range.len()).sum::<u64>() - total;
+            println!(
+                "dies at {part}, silent {silent}: {:.2} s, the optimum {best:.2} s; sent again {again} of {lost} bytes it had last; {} \
+                 cancelled",
+                out.seconds, out.cancels
+            );
+            // What it had is lost, and the others need so much longer.
+            let longer = lost as f64 / pools::rate(&lines[1..]);
+            assert!(
+                out.seconds <= 1.1 * best + longer + 3.0,
+                "{} s, {best} s",
+                out.seconds
+            );
         }
     }
 }

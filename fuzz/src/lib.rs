@@ -14,6 +14,7 @@ pub mod identity;
 pub mod input;
 pub mod mdns;
 pub mod open;
+pub mod s3;
 pub mod seeds;
 pub mod statements;
 pub mod upload;
@@ -35,6 +36,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config::check),
     ("statements", statements::check),
     ("ceremony", ceremony::check),
+    ("s3", s3::check),
     ("listing", upload::check_listing),
     ("tus", upload::check_tus),
 ];

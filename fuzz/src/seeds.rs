@@ -34,6 +34,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("config", configs()),
         ("statements", said()),
         ("ceremony", words()),
+        ("s3", answers()),
         ("listing", listings()),
         ("tus", tus()),
     ]
@@ -559,6 +560,23 @@ fn words() -> Vec<Vec<u8>> {
         vec![9, 1, 5, 1],
         vec![9, 2, 40, 128],
     ]
+}
+
+/// What S3 services answer, and what they should not.
+fn answers() -> Vec<Vec<u8>> {
+    let s3 = "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"";
+    let all = [
+        format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<InitiateMultipartUploadResult {s3}><Bucket>b</Bucket><Key>k</Key><UploadId>VXBs.1</UploadId></InitiateMultipartUploadResult>"),
+        format!("<ListMultipartUploadsResult {s3}><IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker><NextUploadIdMarker>u</NextUploadIdMarker><Upload><Key>k</Key><UploadId>u</UploadId><Initiated>2026-01-02T00:00:00.000Z</Initiated></Upload></ListMultipartUploadsResult>"),
+        "<ListPartsResult><NextPartNumberMarker>2</NextPartNumberMarker><IsTruncated>true</IsTruncated><Part><PartNumber>2</PartNumber><ETag>&quot;7778aef83f66abc1fa1e8477f296d394&quot;</ETag><Size>10485760</Size></Part></ListPartsResult>".to_owned(),
+        format!("<CompleteMultipartUploadResult {s3}><ETag>&#34;3858f62230ac3c915f300c664312c11f-9&#34;</ETag></CompleteMultipartUploadResult>"),
+        "<Error><Code>AuthorizationHeaderMalformed</Code><Message>the region 'us-east-1' is wrong; expecting 'eu-west-1'</Message><Region>eu-west-1</Region></Error>".to_owned(),
+        "<Error><Code>A&#27;[2J</Code><Message><![CDATA[\u{202e}x]]>&amp;&#x10ffff;</Message><Region>a.b/c</Region></Error>".to_owned(),
+        "<!DOCTYPE a [<!ENTITY b \"c\">]><a>&b;</a>".to_owned(),
+        "<a>".repeat(300),
+        "\n \n<s:Error xmlns:s=\"u\"><s:Code/></s:Error>\n".to_owned(),
+    ];
+    all.into_iter().map(String::into_bytes).collect()
 }
 
 fn listings() -> Vec<Vec<u8>> {

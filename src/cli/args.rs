@@ -148,7 +148,7 @@ TARGET is one of
 Where it ends in `/`, a file keeps its own name there. tus+http:// and http:// are allowed too, and not encrypted.
 
 S3 credentials come from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, else from a profile in
-~/.aws/credentials. They go to the daemon that signs with them, and into no log.
+~/.aws/credentials or ~/.aws/config. They go to the daemon, which signs with them, and into no log.
 
 Examples:
   tributary put film.mkv s3://backup/films/
@@ -165,10 +165,10 @@ pub(super) struct Put {
     pub(super) source: PathBuf,
     /// Where to: s3://BUCKET/KEY, tus+https://HOST/PATH or https://HOST/PATH
     pub(super) target: String,
-    /// The S3 service's URL [default: AWS_ENDPOINT_URL, else AWS in the region]
+    /// The S3 service's URL [default: AWS_ENDPOINT_URL, else the profile's, else AWS in the region]
     #[arg(long, value_name = "URL")]
     pub(super) endpoint: Option<String>,
-    /// The S3 region [default: AWS_REGION, else the profile's, else us-east-1]
+    /// The S3 region [default: AWS_REGION, else the profile's, else what the endpoint's name says]
     #[arg(long, value_name = "REGION")]
     pub(super) region: Option<String>,
     /// The profile with the S3 credentials [default: AWS_PROFILE, else `default`]

@@ -122,13 +122,15 @@ impl Wanted {
         show: &mut Show,
         stop: &Stop,
     ) -> Result<Self, Failed> {
-        let headers = headers(&options.headers)?;
-        let s3 = (target.kind() == Kind::S3).then(|| s3::access(options));
-        let s3 = s3.transpose()?;
         let nameless = is_standard_input(&options.source);
         if nameless {
             target.of(What::Nameless)?;
+        } else if options.source.is_dir() {
+            target.of(What::Directory)?;
         }
+        let headers = headers(&options.headers)?;
+        let s3 = (target.kind() == Kind::S3).then(|| s3::access(options));
+        let s3 = s3.transpose()?;
         let sources: Arc<dyn Sources> = if !nameless {
             Arc::new(LocalSources::new(options.source.clone(), tasks))
         } else if options.abort {

@@ -1,28 +1,26 @@
-//! Who asks an S3 service, from the environment: read here, as the user that the command runs as.
+//! Who asks an S3 service, and which: found here, as the user that the command runs as, because only that one can read its
+//! own files.
 
 use crate::api::{Failed, S3Access};
+use crate::upload::s3::credentials::{Given, find};
 
 use super::args::Put;
 use super::pooled::wrong;
 
-/// AWS answers it for buckets of every region, and other services ignore regions.
-const REGION: &str = "us-east-1";
-
 /// # Errors
-/// Where there are no credentials.
+/// Where something is missing or cannot be read; says where it was looked for.
 pub(super) fn access(options: &Put) -> Result<S3Access, Failed> {
-    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let Some((access_key, secret_key)) = env("AWS_ACCESS_KEY_ID").zip(env("AWS_SECRET_ACCESS_KEY")) else {
-        return Err(wrong(
-            "there are no S3 credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".into(),
-        ));
+    let given = Given {
+        endpoint: options.endpoint.clone(),
+        region: options.region.clone(),
+        profile: options.profile.clone(),
     };
-    let region = options.region.clone().or_else(|| env("AWS_REGION"));
+    let found = find(&given, |name| std::env::var(name).ok()).map_err(|e| wrong(e.to_string()))?;
     Ok(S3Access {
-        endpoint: options.endpoint.clone().or_else(|| env("AWS_ENDPOINT_URL")),
-        region: region.unwrap_or_else(|| REGION.into()),
-        access_key,
-        secret_key,
-        session_token: env("AWS_SESSION_TOKEN"),
+        endpoint: found.endpoint.map(Into::into),
+        region: found.region,
+        access_key: found.access_key,
+        secret_key: found.secret_key,
+        session_token: found.session_token,
     })
 }

@@ -200,6 +200,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn tunnels_of_one_lane_share_its_limit_for_uploads_and_only_what_it_lets_through_counts_as_sent() {
+        let cap = Cap {
+            down: None,
+            up: Some(Rate::bits(8)),
+        };
+        let origin = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let to = target("127.0.0.2", origin.local_addr().unwrap().port());
+        let lane = lane(&[], Limiter::new(cap, Instant::now()));
+        let (mut first, mut second) = (lane.dial(&to).await.unwrap(), lane.dial(&to).await.unwrap());
+        // One byte a second: the first tunnel sends it, and the second has to wait.
+        assert_eq!(first.stream.write(b"some bytes").await.unwrap(), 1);
+        assert!(second.stream.write(b"some bytes").now_or_never().is_none());
+        assert_eq!((first.sent.bytes(), second.sent.bytes()), (1, 0));
+    }
+
+    #[tokio::test]
     async fn tunnels_of_one_lane_share_its_limit() {
         let cap = Cap {
             down: Some(Rate::bits(8)),

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::relay::share::{Quota, Share, Way};
 use crate::types::{ByteSize, PeerId};
+use crate::uplink::Connection;
 use crate::uplink::limit::{Limited, Limiter, Wait, read_part};
 
 /// Uplinks remembered that no neighbour uses; interfaces come and go with sticks and tunnels.
@@ -105,7 +106,7 @@ impl Stake {
 /// A connection to an origin, with the stake of the neighbour it is for.
 #[derive(Debug)]
 pub(super) struct Staked {
-    inner: Limited<TcpStream>,
+    inner: Limited<Connection>,
     stake: Option<Stake>,
     read: Wait,
     write: Wait,
@@ -113,7 +114,7 @@ pub(super) struct Staked {
 
 impl Staked {
     /// `None` is for whoever need not share.
-    pub(super) fn new(inner: Limited<TcpStream>, stake: Option<Stake>) -> Self {
+    pub(super) fn new(inner: Limited<Connection>, stake: Option<Stake>) -> Self {
         let inner = match &stake {
             Some(_) => inner.uncounted(),
             None => inner,
@@ -128,7 +129,7 @@ impl Staked {
 
     /// The connection itself.
     pub(super) const fn socket(&self) -> &TcpStream {
-        self.inner.inner()
+        self.inner.inner().socket()
     }
 }
 
@@ -139,7 +140,7 @@ impl AsyncRead for Staked {
             return Pin::new(&mut this.inner).poll_read(cx, buf);
         };
         // Who has nothing to read must not wait for its part: others would get less.
-        ready!(this.inner.inner().poll_read_ready(cx))?;
+        ready!(this.inner.inner().socket().poll_read_ready(cx))?;
         if !stake.class.has_left() {
             return Poll::Ready(Err(used_up()));
         }

@@ -190,6 +190,12 @@ impl Lane {
         learn(&mut self.latency, after.as_secs_f64());
     }
 
+    /// An upload's part was given up that nothing had come of for so long: at least so long it takes, until the next
+    /// answer shows otherwise. Else a dead lane would look like the nearest of all, and get one part after the other.
+    pub(super) fn part_unanswered(&mut self, after: Duration) {
+        self.latency = Some(self.latency().max(after.as_secs_f64()));
+    }
+
     /// A lease that flows already.
     pub(super) fn adopted(&mut self, now: Instant) {
         self.leases += 1;

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::uplink::Uplink;
+use crate::uplink::connection;
 use crate::uplink::limit::Limiter;
 
 /// Silence before the kernel asks whether the other end is still there; under most routers' NAT timeouts.
@@ -23,7 +24,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 
 /// Connects to `to` by `uplink`, within `limit`: bound to its device and source address, without Nagle's delay, with
-/// keepalive, and with a receive buffer that suits `limiter`, which is also told how long it took. The socket blocks
+/// keepalive, with little that waits unsent, and with a receive buffer that suits `limiter`, which is also told how long it
+/// took. The socket blocks
 /// nothing.
 ///
 /// # Errors
@@ -79,6 +81,7 @@ fn open(uplink: &Uplink, to: IpAddr) -> io::Result<Socket> {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
     socket.set_tcp_keepalive(&keepalive)?;
+    connection::prepare(&socket);
     Ok(socket)
 }
 

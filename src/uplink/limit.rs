@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,8 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use crate::types::Rate;
+use crate::uplink::connection::Connection;
+use crate::uplink::pace::{Floors, Senders};
 
 /// What may pass at once after a pause: short enough that a limit holds within 2 s, long enough for late timers.
 const BURST: Duration = Duration::from_millis(40);
@@ -139,6 +142,8 @@ struct Shared {
     ahead: AtomicU64,
     streams: AtomicU64,
     round_trip_us: AtomicU64,
+    floors: Mutex<Floors>,
+    senders: Mutex<Senders>,
 }
 
 /// One direction.
@@ -221,6 +226,16 @@ impl Limiter {
         self.0
             .round_trip_us
             .store(u64::try_from(us).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The shortest round trip to that address by this uplink, of which a connection has seen this.
+    pub(super) fn round_trip_to(&self, to: IpAddr, seen: Duration, now: Instant) -> Duration {
+        locked(&self.0.floors).learn(to, seen, now)
+    }
+
+    /// Whether the connection from that address, which sends now, is the only one by this uplink that does.
+    pub(super) fn sends_alone(&self, from: SocketAddr, now: Instant) -> bool {
+        locked(&self.0.senders).is_alone(from, now)
     }
 
     /// The receive buffer that one more stream should ask for; `None`: leave it to the kernel.
@@ -351,12 +366,12 @@ impl<S> Limited<S> {
     }
 }
 
-impl Limited<TcpStream> {
+impl Limited<Connection> {
     /// A connection to an origin: its receive buffer is kept so small that the origin cannot send far ahead of the limit.
     pub fn connection(stream: TcpStream, limiter: Limiter) -> Self {
-        let mut limited = Self::new(stream, limiter);
-        limited.set_buffer = Some(|stream, bytes| {
-            let _ = socket2::SockRef::from(stream).set_recv_buffer_size(bytes);
+        let mut limited = Self::new(Connection::new(stream, limiter.clone()), limiter);
+        limited.set_buffer = Some(|connection, bytes| {
+            let _ = socket2::SockRef::from(connection.socket()).set_recv_buffer_size(bytes);
         });
         limited.share();
         limited

@@ -9,12 +9,14 @@
 
 mod build;
 mod connect;
+mod connection;
 pub mod dial;
 mod gateways;
 mod kind;
 mod lan;
 pub mod limit;
 mod netlink;
+mod pace;
 pub mod resolve;
 mod rules;
 pub mod sent;
@@ -26,6 +28,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::types::{LineId, UplinkKind};
 
 pub use connect::connect;
+pub use connection::{Connection, without_bbr};
 pub use lan::NotLan;
 pub use netlink::enumerate;
 pub use rules::{Lend, Rule, Rules};

@@ -223,6 +223,7 @@ impl Driver {
             return;
         };
         member.activity.started(lease, now);
+        tracing::debug!(%lane, ?lease, item = part.item, start = part.range.start, length = part.range.len(), "part begins");
         let line = Line::new(member.way.clone(), lease, self.moved.0.clone());
         let (target, ended) = (self.target.clone(), self.ended.0.clone());
         let task = self.shared.tasks.spawn("part", async move {
@@ -244,7 +245,13 @@ impl Driver {
         let now = now();
         if let Some(worker) = self.workers.get_mut(&lease) {
             worker.heard = now;
+            if worker.sent == 0 {
+                tracing::debug!(?lease, "part flows");
+            }
             worker.sent += bytes;
+            if worker.sent >= worker.part.range.len() {
+                tracing::debug!(?lease, "part is sent");
+            }
             self.alive = self.alive.max(now);
             self.parts.sent(lease, bytes, now);
         }
@@ -258,6 +265,7 @@ impl Driver {
         let (lane, part) = (worker.lane, worker.part);
         let trouble = match end {
             Ok(()) => {
+                tracing::debug!(%lane, ?lease, "part is stored");
                 self.stored(lease, lane, part.range.len(), now);
                 return Ok(());
             }

@@ -10,7 +10,7 @@ use super::error::UploadError;
 use super::exchange::{Caller, Shared, Ways};
 use super::source::{Source, Sources};
 use super::{Context, Finished, Job, Opened, Outcome, Stop, Target};
-use super::{dav, tus};
+use super::{dav, s3, tus};
 use crate::lane::LaneSet;
 use crate::transfer::{Phase, Progress, Terms};
 
@@ -111,6 +111,7 @@ impl Run {
         match job.target.scheme() {
             "tus+https" | "tus+http" => tus::open(job, source, caller).await,
             "https" | "http" => dav::open(job, source, caller).await,
+            "s3" => s3::open(job, source, caller).await,
             _ => Err(UploadError::Url {
                 url: job.shown_target(),
                 why: "write s3://BUCKET/KEY, tus+https://… or https://…".to_owned(),

@@ -18,6 +18,7 @@ mod exchange;
 mod job;
 mod list;
 mod members;
+pub mod s3;
 mod source;
 mod tus;
 mod web;

@@ -92,7 +92,10 @@ fn pack(sizes: &[f64], rooms: &mut [f64], nodes: &mut u32) -> bool {
     let Some((size, rest)) = sizes.split_first() else {
         return true;
     };
-    if *nodes == 0 || rooms.iter().sum::<f64>() < sizes.iter().sum::<f64>() {
+    // So many items go in if all are as small as the smallest.
+    let least = sizes.last().copied().unwrap_or(0.0).max(1.0);
+    let count: f64 = rooms.iter().map(|r| (r / least).floor()).sum();
+    if *nodes == 0 || count < sizes.len() as f64 || rooms.iter().sum::<f64>() < sizes.iter().sum::<f64>() {
         return false;
     }
     *nodes -= 1;

@@ -28,7 +28,12 @@ pub(super) fn next(
     let free = carved.free.len() as f64;
     let least = carved.least as f64;
     let tail = carved.free.range_at(carved.total.saturating_sub(1));
-    let share = shares(&outlook.lanes, free, least, tail.is_some())
+    let trusted = outlook.trusted();
+    if lane.probation {
+        let in_time = lane.finish(least) <= best_time(&trusted, free, least, tail.is_some());
+        return in_time.then(|| best_gap(carved, least, false)).flatten();
+    }
+    let share = shares(&trusted, free + outlook.late_bytes(), least, tail.is_some())
         .into_iter()
         .find_map(|(id, share)| (id == lane.id).then_some(share));
     let share = match share {
@@ -38,7 +43,7 @@ pub(super) fn next(
         None if outlook.common_finish(free) > EXPLORE => least,
         None => return None,
     };
-    if lane.probation || !lane.known {
+    if !lane.known {
         return best_gap(carved, least.min(share), false);
     }
     if share < least - ROUNDING {
@@ -52,36 +57,71 @@ pub(super) fn next(
     best_gap(carved, size, false)
 }
 
+/// When what is free, and parts of these sizes, could be stored.
+pub(super) fn finish(carved: &Carved, outlook: &Outlook, extra: &[f64]) -> f64 {
+    let bytes = carved.free.len() as f64 + extra.iter().sum::<f64>();
+    let tail = carved.free.range_at(carved.total.saturating_sub(1));
+    let greatest = extra.iter().copied().fold(0.0, f64::max);
+    let soonest = outlook
+        .lanes
+        .iter()
+        .map(|v| v.finish(greatest))
+        .fold(f64::INFINITY, f64::min);
+    let common = best_time(&outlook.lanes, bytes, carved.least as f64, tail.is_some());
+    if extra.is_empty() {
+        common
+    } else {
+        common.max(soonest)
+    }
+}
+
 /// An unmeasured lane is tried where all would not be through within so many seconds anyway.
 pub(super) const EXPLORE: f64 = 2.0;
 
-/// How many bytes each lane is to send so that all are through as soon as possible. At most one has less than `least`.
-fn shares(lanes: &[View], free: f64, least: f64, tail: bool) -> Vec<(LaneId, f64)> {
-    let able = |by: f64| -> Vec<&View> {
-        let mut chosen: Vec<&View> = lanes.iter().filter(|v| v.room(by) >= least).collect();
-        if tail {
-            let small = lanes.iter().filter(|v| v.room(by) < least && v.room(by) > 0.0);
-            chosen.extend(small.max_by(|a, b| a.room(by).total_cmp(&b.room(by))));
-        }
-        chosen
-    };
-    let alone = lanes.iter().map(|v| v.finish(free)).fold(f64::INFINITY, f64::min);
+/// The lanes that could send at least `least` by then, and the best of the others where the `tail` is free.
+fn able(lanes: &[View], by: f64, least: f64, tail: bool) -> Vec<&View> {
+    let mut chosen: Vec<&View> = lanes.iter().filter(|v| v.room(by) >= least).collect();
+    if tail {
+        let small = lanes.iter().filter(|v| v.room(by) < least && v.room(by) > 0.0);
+        chosen.extend(small.max_by(|a, b| a.room(by).total_cmp(&b.room(by))));
+    }
+    chosen
+}
+
+/// The T of the module's words.
+fn best_time(lanes: &[View], bytes: f64, least: f64, tail: bool) -> f64 {
+    let alone = lanes
+        .iter()
+        .map(|v| v.finish(bytes))
+        .fold(f64::INFINITY, f64::min);
     if !alone.is_finite() {
-        return Vec::new();
+        return alone;
     }
     let (mut low, mut high) = (0.0, alone);
     for _ in 0..HALVINGS {
         let middle = (low + high) / 2.0;
-        let sum: f64 = able(middle).iter().map(|v| v.room(middle)).sum();
-        if sum >= free { high = middle } else { low = middle }
+        let sum: f64 = able(lanes, middle, least, tail)
+            .iter()
+            .map(|v| v.room(middle))
+            .sum();
+        if sum >= bytes { high = middle } else { low = middle }
     }
+    high * (1.0 + 1e-9)
+}
+
+/// How many bytes each lane is to send so that all are through as soon as possible. At most one has less than `least`.
+fn shares(lanes: &[View], free: f64, least: f64, tail: bool) -> Vec<(LaneId, f64)> {
+    let by = best_time(lanes, free, least, tail);
+    if !by.is_finite() {
+        return Vec::new();
+    }
+    let mut chosen = able(lanes, by, least, tail);
     // The one that comes in just at T would else take more than there is.
-    let mut chosen = able(high * (1.0 + 1e-9));
-    chosen.sort_by(|a, b| b.room(high).total_cmp(&a.room(high)));
+    chosen.sort_by(|a, b| b.room(by).total_cmp(&a.room(by)));
     let mut sum = 0.0;
     chosen.retain(|v| {
         let wanted = sum < free;
-        sum += v.room(high);
+        sum += v.room(by);
         wanted
     });
     level(&chosen, free, least, tail)

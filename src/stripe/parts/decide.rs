@@ -15,6 +15,14 @@ use super::outlook::View;
 use super::pack;
 use super::stock::Stock;
 
+/// What a hungry lane is to send.
+#[derive(Debug)]
+enum Next {
+    Free(Part),
+    /// A part that is late, once more.
+    Late(LeaseId),
+}
+
 impl Parts {
     /// Gives every lane whose uplink is about to be idle a part, as long as that helps. Each round begins or ends one.
     pub(super) fn decide(&mut self, now: Instant) {
@@ -23,7 +31,12 @@ impl Parts {
         }
         for _ in 0..4 * self.config.connections.max(1) {
             let outlook = Outlook::new(self, now);
-            if !(self.race(&outlook, now) || self.assign(&outlook, now)) {
+            let acted = self.race(&outlook, now)
+                || self.recall(&outlook, now)
+                || self.assign(&outlook, now)
+                || self.rescue(&outlook, now)
+                || self.explore(&outlook, now);
+            if !acted {
                 return;
             }
         }
@@ -47,26 +60,35 @@ impl Parts {
 
     /// One part out of what is free, to the hungry lane that could begin it first.
     fn assign(&mut self, outlook: &Outlook, now: Instant) -> bool {
-        if self.stock.nothing_free() {
+        if self.stock.nothing_free() && outlook.late.is_empty() {
             return false;
         }
         let mut hungry: Vec<&View> = outlook.lanes.iter().filter(|v| v.hungry).collect();
-        hungry.sort_by(|a, b| b.known.cmp(&a.known).then(b.rate.total_cmp(&a.rate)));
+        // A lane that has to prove itself comes after those that need not.
+        let last = |v: &View| (v.probation, !v.known);
+        hungry.sort_by(|a, b| last(a).cmp(&last(b)).then(b.rate.total_cmp(&a.rate)));
         let next = |view: &View| match &self.stock {
             Stock::Carved(carved) => {
                 let range = carve::next(carved, outlook, view, &self.config)?;
-                Some(Part { item: 0, range })
+                Some(Next::Free(Part { item: 0, range }))
             }
-            Stock::Fixed(fixed) => Some(fixed.part(pack::next(fixed, outlook, view)?)),
+            Stock::Fixed(fixed) => match pack::next(fixed, outlook, view)? {
+                pack::Next::Item(item) => Some(Next::Free(fixed.part(item))),
+                pack::Next::Late(lease) => self.may_send_again(lease, view).then_some(Next::Late(lease)),
+            },
         };
-        let found = hungry.iter().find_map(|v| Some((v.id, next(v)?)));
+        let found = hungry.iter().find_map(|v| Some((*v, next(v)?)));
         // Whatever is computed, somebody works as long as somebody can.
         let found = found.or_else(|| {
             let resting = self.leases.len() == 0;
-            let view = hungry.first().filter(|_| resting)?;
-            Some((view.id, self.stock.anything()?))
+            let view = *hungry.first().filter(|_| resting)?;
+            Some((view, Next::Free(self.stock.anything()?)))
         });
-        found.is_some_and(|(lane, part)| self.start(lane, part, now).is_some())
+        match found {
+            Some((view, Next::Free(part))) => self.start(view.id, part, now).is_some(),
+            Some((view, Next::Late(lease))) => self.send_again(lease, view, outlook, now),
+            None => false,
+        }
     }
 
     /// Whether the lane may begin a part, and its uplink has less to send than it sends until the part begins.

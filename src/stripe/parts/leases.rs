@@ -70,7 +70,8 @@ impl Leases {
             warm,
             first_sent: None,
             last_sent: None,
-            all_sent: None,
+            // Of nothing, all is sent.
+            all_sent: part.range.is_empty().then_some(now),
             rival: None,
         };
         self.all.insert(id, lease);

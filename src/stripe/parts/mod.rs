@@ -15,6 +15,7 @@ mod leases;
 mod outlook;
 mod pack;
 mod race;
+mod recall;
 mod stall;
 mod stock;
 
@@ -43,6 +44,12 @@ use super::snapshot;
 
 use leases::Leases;
 use stock::Stock;
+
+/// Bytes that are "sent" as soon as a connection is there: they fit into buffers.
+const SWALLOWED: u64 = 64 << 10;
+
+/// Seconds a part is overdue after which its lane, if it loses it, has to prove itself.
+const SUSPECT: f64 = 1.0;
 
 /// What there is to send.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,16 +184,13 @@ impl Parts {
         if was.first {
             lane.part_began(now.saturating_duration_since(was.started), was.warm, now);
         }
-        // What left before the flow began has no time in which it did.
-        lane.add_bytes(
-            if was.first && lane.flowing == 1 {
-                0
-            } else {
-                was.new
-            },
-            0,
-            now,
-        );
+        // What sockets take at once says nothing of the line.
+        let swallowed = if was.first && lane.flowing == 1 {
+            SWALLOWED
+        } else {
+            0
+        };
+        lane.add_bytes(was.new.saturating_sub(swallowed), 0, now);
         if was.all {
             lane.part_sent(now);
         }
@@ -203,22 +207,24 @@ impl Parts {
         if let Some(left) = left {
             self.sent(lease, left, now);
         }
+        // First, as long as it is known that its part is not to be given back.
+        if let Some(rival) = self.leases.get(lease).and_then(|l| l.rival) {
+            self.cancel(rival, now);
+        }
         let Some(over) = self.leases.end(lease) else {
             return false;
         };
         self.stock.store(over.part);
         if let Some(lane) = self.lanes.get_mut(&over.lane) {
-            if let (None, Some(sent)) = (left, over.all_sent) {
-                lane.part_answered(now.saturating_duration_since(sent));
-            }
             lane.bytes += over.part.range.len();
             if let Some(began) = over.first_sent {
                 lane.moved_at_least(over.part.range.len(), now.saturating_duration_since(began));
             }
+            // Where its end was not seen to leave, or there was nothing to send, nothing is learned of the answer.
+            if let (None, Some(_), Some(sent)) = (left, over.first_sent, over.all_sent) {
+                lane.part_answered(now.saturating_duration_since(sent));
+            }
             lane.lease_ended(false, true, true, now);
-        }
-        if let Some(rival) = over.rival {
-            self.cancel(rival, now);
         }
         self.dirty = true;
         true
@@ -326,9 +332,12 @@ impl Parts {
         };
         if let Some(lane) = self.lanes.get_mut(&over.lane) {
             lane.lease_ended(over.is_flowing(), false, false, now);
+            if !over.is_flowing() {
+                lane.part_unanswered(now.saturating_duration_since(over.all_sent.unwrap_or(over.started)));
+            }
         }
         self.leases.in_vain += over.sent;
-        // Unless the other copy lives, or was just stored.
+        // Unless the other copy lives.
         if over.rival.is_none() {
             self.stock.give_back(over.part);
         }
@@ -337,9 +346,26 @@ impl Parts {
 
     /// Ends a lease and says so.
     fn cancel(&mut self, id: LeaseId, now: Instant) {
+        self.suspect(id, now);
         if self.end_lease(id, now) {
             self.actions.push_back(PartAction::Cancel { lease: id });
         }
+    }
+
+    /// A lane of whose part nothing has come for long has to prove itself before more is planned for it: else lanes that
+    /// are dead would take the part from each other for ever.
+    fn suspect(&mut self, id: LeaseId, now: Instant) {
+        let Some(lease) = self.leases.get(id) else { return };
+        let Some(lane) = self.lanes.get_mut(&lease.lane) else {
+            return;
+        };
+        let since = |t: Instant| now.saturating_duration_since(t).as_secs_f64();
+        let late = match (lease.all_sent, lease.first_sent) {
+            (Some(sent), _) => since(sent) - 2.0 * lane.latency(),
+            (None, None) => since(lease.started) - 2.0 * lane.setup(),
+            (None, Some(_)) => lane.remarkable_silence(now),
+        };
+        lane.probation |= late > SUSPECT;
     }
 
     /// Cancels all leases of a lane.

@@ -14,6 +14,9 @@ use super::LeaseId;
 use super::Parts;
 use super::leases::Lease;
 
+/// No part is given longer ahead, in seconds, however long a set-up once took: it could be given better later.
+const MOST_AHEAD: f64 = 1.0;
+
 /// One usable lane, in seconds and bytes a second from now.
 #[derive(Clone, Debug)]
 pub(super) struct View {
@@ -47,12 +50,22 @@ impl View {
     }
 }
 
+/// A part in flight: the copy that would be stored first, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Late {
+    pub(super) lease: LeaseId,
+    pub(super) eta: f64,
+    pub(super) size: f64,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Outlook {
     /// In order of their ids.
     pub(super) lanes: Vec<View>,
     /// When each part in flight would be stored.
-    pub(super) flying: Vec<(LeaseId, f64)>,
+    flying: Vec<(LeaseId, f64)>,
+    /// Parts that hold everything up and are to be sent again: lanes have to be kept for them.
+    pub(super) late: Vec<Late>,
 }
 
 impl Outlook {
@@ -82,7 +95,34 @@ impl Outlook {
             view.queue(parts, &mut flying, now);
         }
         views.retain(|v| parts.lanes.get(&v.id).is_some_and(Lane::is_usable));
-        Self { lanes: views, flying }
+        let mut outlook = Self {
+            lanes: views,
+            flying,
+            late: Vec::new(),
+        };
+        outlook.late = parts.late(&outlook, now);
+        outlook
+    }
+
+    /// The lanes that work is planned for: not those that have to prove themselves first.
+    pub(super) fn trusted(&self) -> Vec<View> {
+        self.lanes.iter().filter(|v| !v.probation).cloned().collect()
+    }
+
+    /// When this copy would be stored.
+    pub(super) fn eta(&self, id: LeaseId) -> Option<f64> {
+        self.flying.iter().find(|f| f.0 == id).map(|f| f.1)
+    }
+
+    /// When the last of all parts in flight but these would be stored, by the copy that is later.
+    pub(super) fn last_eta(&self, but: &[LeaseId]) -> f64 {
+        let others = self.flying.iter().filter(|f| !but.contains(&f.0));
+        others.map(|f| f.1).fold(0.0, f64::max)
+    }
+
+    /// Bytes of what is to be sent again.
+    pub(super) fn late_bytes(&self) -> f64 {
+        self.late.iter().map(|l| l.size).sum()
     }
 
     /// The time by which all lanes together could have stored so many bytes more, could they be cut at will.
@@ -137,7 +177,7 @@ pub(super) fn lead(lane: &Lane) -> f64 {
 
 /// Seconds of a lane's backlog at which its next part is given: its connection is then set up when it is needed.
 pub(super) fn ahead(lane: &Lane) -> f64 {
-    lead(lane) + REPORT_EVERY
+    lead(lane).min(MOST_AHEAD) + REPORT_EVERY
 }
 
 /// When the lease's next byte leaves. Overdue or silent for x: expect as much again.

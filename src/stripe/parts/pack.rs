@@ -5,6 +5,8 @@
 //! decreasing, the slowest lane first, packs everything), then moves and swaps off the lane that is through last. Of many
 //! items the greatest is taken that fits into the lane's part of the common finish; the small ones are left to fill.
 
+use super::super::plan::common_finish;
+use super::LeaseId;
 use super::carve::EXPLORE;
 use super::outlook::Outlook;
 use super::outlook::View;
@@ -25,22 +27,64 @@ const FIRST_PARTS: f64 = 8.0;
 /// ... or this many bytes: less can't be measured.
 const FIRST_LEAST: f64 = 256.0 * 1024.0;
 
+/// What a lane sends next.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Next {
+    /// Something free.
+    Item(usize),
+    /// A part that is late, once more.
+    Late(LeaseId),
+}
+
+/// Whether the items are so few that all are packed, late ones with them.
+pub(super) fn packs(fixed: &Fixed) -> bool {
+    fixed.free.len() <= PACKED
+}
+
 /// The item the lane sends next; `None`: it would be late with any.
-pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<usize> {
+pub(super) fn next(fixed: &Fixed, outlook: &Outlook, lane: &View) -> Option<Next> {
+    let lanes = outlook.trusted();
     if lane.probation {
-        return fixed.free.first().map(|f| f.1.0);
+        let least = fixed.free.first()?;
+        let all = lanes.iter().map(|v| (v.start + v.answer, v.rate));
+        let in_time = lane.finish(least.0 as f64) <= common_finish(all, fixed.free_bytes as f64);
+        return in_time.then_some(Next::Item(least.1.0));
     }
     if !lane.known {
-        return first(fixed, outlook);
+        return first(fixed, outlook).map(Next::Item);
     }
-    if fixed.free.len() > PACKED {
-        return greatest_that_fits(fixed, outlook, lane);
+    if !packs(fixed) {
+        return greatest_that_fits(fixed, outlook, lane).map(Next::Item);
     }
-    let at = outlook.lanes.iter().position(|v| v.id == lane.id)?;
-    let sizes: Vec<f64> = fixed.free.iter().rev().map(|f| f.0 as f64 + OVERHEAD).collect();
-    let packing = pack(&sizes, &outlook.lanes);
-    let first = packing.lane_of.iter().position(|l| *l == at)?;
-    fixed.free.iter().rev().nth(first).map(|f| f.1.0)
+    let at = lanes.iter().position(|v| v.id == lane.id)?;
+    let free = fixed
+        .free
+        .iter()
+        .map(|f| (f.0 as f64 + OVERHEAD, Next::Item(f.1.0)));
+    let late = outlook.late.iter().map(|l| (l.size, Next::Late(l.lease)));
+    let mut items: Vec<(f64, Next)> = free.chain(late).collect();
+    items.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let sizes: Vec<f64> = items.iter().map(|i| i.0).collect();
+    let packing = pack(&sizes, &lanes);
+    let own = items.iter().zip(&packing.lane_of).filter(|(_, l)| **l == at);
+    own.into_iter().next().map(|(item, _)| item.1)
+}
+
+/// When what is free, and parts of these sizes, could be stored.
+pub(super) fn finish(fixed: &Fixed, outlook: &Outlook, extra: &[f64]) -> f64 {
+    let all = || {
+        fixed
+            .free
+            .iter()
+            .map(|f| f.0 as f64 + OVERHEAD)
+            .chain(extra.iter().copied())
+    };
+    if !packs(fixed) {
+        return outlook.common_finish(all().sum());
+    }
+    let mut sizes: Vec<f64> = all().collect();
+    sizes.sort_by(|a, b| b.total_cmp(a));
+    pack(&sizes, &outlook.lanes).finish
 }
 
 /// Something to measure a lane by.

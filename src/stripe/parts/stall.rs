@@ -90,7 +90,9 @@ impl Parts {
         let Some((lane, since)) = self.lanes.get(&id).zip(self.silent_since(id)) else {
             return false;
         };
-        now.saturating_duration_since(since) >= lane.patience(&self.lane_config)
+        // Round trips are learned from answers, which can take as long as a server likes.
+        let patience = lane.patience(&self.lane_config).min(self.config.answer);
+        now.saturating_duration_since(since) >= patience
     }
 
     /// Whether another lane could take over: one that sends, or waits for work. If all fell silent at about the same time

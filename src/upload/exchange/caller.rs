@@ -1,10 +1,10 @@
 //! Any lane, for requests that make, look at and end an upload.
 
-use hyper::StatusCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use hyper::StatusCode;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -51,7 +51,7 @@ impl Caller {
             let mut faulty = None;
             for way in self.ways().await? {
                 match way.exchange(ask, HEAD_LIMIT, false, &Meter::mute()).await {
-                    Ok(answer) if may_pass(answer.status) => {
+                    Ok(answer) if passes(answer.status) => {
                         pause = answer.retry_after().unwrap_or(pause);
                         faulty = Some(answer);
                         break;
@@ -123,11 +123,15 @@ impl Caller {
     }
 }
 
-/// Whether it may be otherwise later: a server's fault or wish, but for what it says that it never does (501, 505) and for
-/// a full disk (507).
-fn may_pass(status: StatusCode) -> bool {
-    status == StatusCode::TOO_MANY_REQUESTS
-        || (status.is_server_error() && !matches!(status.as_u16(), 501 | 505 | 507))
+/// Whether the same request may do later. What a server does not have, or has no room for, it will not have then either.
+fn passes(status: StatusCode) -> bool {
+    let lasting = matches!(
+        status,
+        StatusCode::NOT_IMPLEMENTED
+            | StatusCode::HTTP_VERSION_NOT_SUPPORTED
+            | StatusCode::INSUFFICIENT_STORAGE
+    );
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() && !lasting
 }
 
 /// What no other lane and no later time will mend.

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use super::way::Way;
 use super::{Answer, Ask, Content, Trouble};
 use crate::stripe::LeaseId;
+use crate::types::LaneId;
 
 /// From a part's last byte to its answer: a server may first bring it to slow disks. The scheduler loses patience earlier
 /// where another lane could do better.
@@ -72,6 +74,11 @@ impl Line {
         Self { way, meter }
     }
 
+    /// Which lane it is.
+    pub(in crate::upload) fn lane(&self) -> LaneId {
+        self.way.lane.info().id
+    }
+
     /// The server has so many more bytes of the part: what the next request sends comes on top of them. Only for parts that
     /// take several requests.
     pub(in crate::upload) fn stored(&self, bytes: u64) {
@@ -96,9 +103,9 @@ impl Line {
                 retry_after: answer.retry_after(),
                 why: format!("{host} wants less ({})", answer.status),
             }),
-            // What it never does, and a full disk, are the target's to tell.
-            501 | 505 | 507 => Ok(answer),
-            500..=599 => Err(Trouble::Origin(format!("{host} answered {}", answer.status))),
+            500..=599 if answer.status != StatusCode::INSUFFICIENT_STORAGE => {
+                Err(Trouble::Origin(format!("{host} answered {}", answer.status)))
+            }
             _ => Ok(answer),
         }
     }
