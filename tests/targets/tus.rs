@@ -120,9 +120,9 @@ impl TusServer {
             .collect()
     }
 
-    /// Uploads of any kind that are still there.
-    pub fn uploads(&self) -> usize {
-        self.states().len()
+    /// What it has of anything, in bytes.
+    pub fn stored(&self) -> u64 {
+        self.states().iter().map(tus_protocol::UploadState::offset).sum()
     }
 
     fn states(&self) -> Vec<tus_protocol::UploadState> {
