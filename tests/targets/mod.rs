@@ -39,7 +39,7 @@ mod web;
 pub use memory::MemoryDav;
 pub use nginx::NginxDav;
 pub use tus::{Options, TusServer};
-pub use web::{Fault, Faults, Seen};
+pub use web::{Fault, Seen};
 
 /// A certificate and its key, as PEM.
 pub type Issued = (String, String);

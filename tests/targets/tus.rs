@@ -109,9 +109,20 @@ impl TusServer {
         (whole.len(), others.len())
     }
 
-    /// Uploads of any kind that are still there.
-    pub fn uploads(&self) -> usize {
-        self.states().len()
+    /// The whole ones' names and lengths.
+    pub fn whole_parts(&self) -> Vec<(String, u64)> {
+        let states = self.states();
+        let whole = states
+            .iter()
+            .filter(|state| state.is_partial() && state.is_complete());
+        whole
+            .map(|state| (state.id().to_owned(), state.offset()))
+            .collect()
+    }
+
+    /// What it has of anything, in bytes.
+    pub fn stored(&self) -> u64 {
+        self.states().iter().map(tus_protocol::UploadState::offset).sum()
     }
 
     fn states(&self) -> Vec<tus_protocol::UploadState> {

@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper::StatusCode;
 use tokio::sync::mpsc;
 
 use super::way::Way;
@@ -103,9 +102,9 @@ impl Line {
                 retry_after: answer.retry_after(),
                 why: format!("{host} wants less ({})", answer.status),
             }),
-            500..=599 if answer.status != StatusCode::INSUFFICIENT_STORAGE => {
-                Err(Trouble::Origin(format!("{host} answered {}", answer.status)))
-            }
+            // What it never does, and a full disk, are the target's to tell.
+            501 | 505 | 507 => Ok(answer),
+            500..=599 => Err(Trouble::Origin(format!("{host} answered {}", answer.status))),
             _ => Ok(answer),
         }
     }

@@ -13,7 +13,7 @@ use crate::upload::Finished;
 use crate::upload::error::UploadError;
 use crate::upload::exchange::{Answer, CallOnce, Caller};
 
-/// How often the request that joins is sent where the server has certainly not carried it out.
+/// How often the request that joins is sent where the server has certainly not carried it out; and how often one that removes.
 const TRIES: u32 = 4;
 /// Between them, growing, where it does not say how long it wants to be left alone.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -182,20 +182,29 @@ impl Tus {
         })
     }
 
-    /// Removes these; says how many stay.
+    /// Removes these; says how many stay. A request that was broken off may still hold one for a moment.
     async fn remove(&self, uploads: &[Upload], caller: &Caller) -> usize {
         if !self.offer.termination {
             return uploads.len();
         }
-        let asks = uploads
-            .iter()
-            .map(|upload| self.ask(Method::DELETE, upload.url.clone()));
-        let answers = caller.call_all(asks.collect(), AT_ONCE).await;
-        let removed = |answer: &&Result<Answer, UploadError>| {
-            let status = answer.as_ref().map(|answer| answer.status);
-            status.is_ok_and(|status| status.is_success() || matches!(status.as_u16(), 404 | 410))
-        };
-        answers.len() - answers.iter().filter(removed).count()
+        let mut left: Vec<&Upload> = uploads.iter().collect();
+        for turn in 1..=TRIES {
+            let asks = left
+                .iter()
+                .map(|upload| self.ask(Method::DELETE, upload.url.clone()));
+            let answers = caller.call_all(asks.collect(), AT_ONCE).await;
+            let removed = |answer: &Result<Answer, UploadError>| {
+                let status = answer.as_ref().map(|answer| answer.status);
+                status.is_ok_and(|status| status.is_success() || matches!(status.as_u16(), 404 | 410))
+            };
+            let mut answers = answers.iter();
+            left.retain(|_| !answers.next().is_some_and(removed));
+            if left.is_empty() || turn == TRIES {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        left.len()
     }
 
     async fn forget(&self) {
