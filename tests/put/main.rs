@@ -8,6 +8,8 @@
 mod lab;
 #[path = "../s3_server/mod.rs"]
 mod s3_server;
+#[path = "../targets/mod.rs"]
+mod targets;
 
 mod faults;
 mod resume;
@@ -48,13 +50,20 @@ fn s3(lab: &Lab) -> S3Server {
 /// A file of that length whose blocks all differ.
 fn file(peer: &Peer, name: &str, length: u64) -> PathBuf {
     let path = peer.directory().join(name);
-    let blocks = length.div_ceil(8);
-    let content: Vec<u8> = (0..blocks)
-        .flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
-        .take(usize::try_from(length).unwrap())
-        .collect();
-    fs::write(&path, content).unwrap();
+    fs::write(&path, bytes(length, 0)).unwrap();
     path
+}
+
+/// So many bytes, of which no eight are like any others.
+fn bytes(length: u64, seed: u64) -> Vec<u8> {
+    (0..length.div_ceil(8))
+        .flat_map(|n| {
+            (n + (seed << 32))
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                .to_le_bytes()
+        })
+        .take(usize::try_from(length).unwrap())
+        .collect()
 }
 
 fn sha256(bytes: &[u8]) -> Vec<u8> {

@@ -36,9 +36,11 @@ mod nginx;
 mod tus;
 mod web;
 
+#[allow(unused_imports, reason = "each test file is a crate and uses a part of it")]
 pub use memory::MemoryDav;
 pub use nginx::NginxDav;
 pub use tus::{Options, TusServer};
+#[allow(unused_imports, reason = "each test file is a crate and uses a part of it")]
 pub use web::{Fault, Seen};
 
 /// A certificate and its key, as PEM.
