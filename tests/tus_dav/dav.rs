@@ -203,11 +203,11 @@ async fn http_32_puts_that_break_or_fail_are_sent_again_and_the_files_are_right(
     for n in 0..24 {
         bench.file(&format!("f{n}"), 200 * KIB + n);
     }
-    let (server, root) = memory(&bench, |seen| match (seen.method.as_str(), seen.nth % 8) {
-        ("PUT", 1) => Some(Fault::BreakAfter(60_000)),
-        ("PUT", 3) => Some(Fault::LoseAnswer),
-        ("PUT", 5) if seen.nth < 16 => Some(Fault::Answer(500, vec![], "")),
-        ("PUT", 7) if seen.nth < 16 => Some(Fault::Answer(503, vec![("retry-after", "1".into())], "")),
+    let (server, root) = memory(&bench, |seen| match (seen.method.as_str(), seen.nth) {
+        ("PUT", 2 | 13 | 19) => Some(Fault::BreakAfter(60_000)),
+        ("PUT", 5 | 16 | 22) => Some(Fault::LoseAnswer),
+        ("PUT", 8 | 25) => Some(Fault::Answer(500, vec![], "")),
+        ("PUT", 11) => Some(Fault::Answer(503, vec![("retry-after", "1".into())], "")),
         _ => None,
     });
     let outcome = bench.put(&bench.source(), &root).await.unwrap();
