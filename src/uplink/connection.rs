@@ -1,7 +1,7 @@
 //! A connection to an origin that does not fill its uplink's queue: a ping over the same line stays short while it sends.
 //!
-//! Where the kernel has BBR, that decides how fast a connection sends that is alone on its uplink. Elsewhere, and where there
-//! are several (two with BBR keep a round trip's worth in the queue, which neither knows of), `pace` does, by what the
+//! Where the kernel has BBR, that decides how fast a connection sends that is alone on its uplink. Elsewhere, and where
+//! several send for some time (two with BBR keep a round trip's worth in the queue, which neither knows of), `pace` does, by what the
 //! kernel says of the connection each time something was written, and the kernel sends no faster (it paces a socket that
 //! has a limit by itself, since Linux 4.13). Either way the socket takes little more than it sends, so what was written has nearly left. Invariant:
 //! who only asks and reads costs nothing here.
@@ -249,7 +249,7 @@ mod tests {
 
     // Its time stands still: both send at once, however busy the machine is.
     #[tokio::test(start_paused = true)]
-    async fn who_sends_is_paced_but_for_one_with_bbr_that_is_alone() {
+    async fn who_sends_is_paced_but_for_one_with_bbr_that_no_other_sends_beside() {
         let rate = |connection: &Connection| connection.pacer.as_ref().map(|pacer| pacer.rate);
         let some = &vec![1; WORTH as usize];
         let limiter = Limiter::default();
@@ -266,7 +266,11 @@ mod tests {
                 return;
             }
             let mut other = Connection::new(near, limiter);
-            other.write_all(some).await.unwrap();
+            for _ in 0..4 {
+                paced.write_all(some).await.unwrap();
+                other.write_all(some).await.unwrap();
+                tokio::time::advance(Duration::from_millis(600)).await;
+            }
             assert_eq!(rate(&other).unwrap() < MOST, beside);
         }
     }

@@ -83,18 +83,25 @@ impl Floors {
 
 /// Who has not sent for so long does not send any more.
 const STOPPED: Duration = Duration::from_secs(1);
+/// Who has sent beside another for less than this may be taking over from it, as the next part of an upload does from the
+/// last one: held back while it looks for the uplink's rate, BBR would take seconds to find it.
+const TOGETHER: Duration = Duration::from_millis(1_500);
 
-/// The connections that send over one uplink, by their addresses here.
+/// The connections that send over one uplink, by their addresses here: since when, and when last.
 #[derive(Debug, Default)]
-pub(super) struct Senders(BTreeMap<SocketAddr, Instant>);
+pub(super) struct Senders(BTreeMap<SocketAddr, (Instant, Instant)>);
 
 impl Senders {
-    /// That one sends now; says whether it is the only one.
+    /// That one sends now; says whether no other one has sent beside it for some time.
     pub(super) fn is_alone(&mut self, sender: SocketAddr, now: Instant) -> bool {
-        self.0.insert(sender, now);
         self.0
-            .retain(|_, last| now.saturating_duration_since(*last) < STOPPED);
-        self.0.len() == 1
+            .retain(|_, (_, last)| now.saturating_duration_since(*last) < STOPPED);
+        let (began, last) = self.0.entry(sender).or_insert((now, now));
+        *last = now;
+        let began = *began;
+        let together = |since: &Instant| now.saturating_duration_since(began.max(*since)) >= TOGETHER;
+        let mut others = self.0.iter().filter(|(other, _)| **other != sender);
+        !others.any(|(_, (since, _))| together(since))
     }
 }
 

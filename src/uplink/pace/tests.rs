@@ -257,12 +257,19 @@ fn who_sends_alone_is_known() {
     let [first, second] = [1, 2].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
     let mut senders = Senders::default();
     assert!(senders.is_alone(first, epoch));
-    assert!(!senders.is_alone(second, epoch + ms(500)));
-    assert!(!senders.is_alone(second, epoch + ms(999)));
+    assert!(senders.is_alone(second, epoch + ms(500)), "it may be taking over");
+    for at in [900, 1_300, 1_700] {
+        assert!(senders.is_alone(first, epoch + ms(at)));
+        assert!(senders.is_alone(second, epoch + ms(at)));
+    }
+    assert!(!senders.is_alone(second, epoch + ms(2_000)), "both go on");
+    assert!(!senders.is_alone(first, epoch + ms(2_000)));
+    assert!(!senders.is_alone(second, epoch + ms(2_999)));
     assert!(
-        senders.is_alone(second, epoch + ms(1000)),
+        senders.is_alone(second, epoch + ms(3_000)),
         "the first one has stopped"
     );
+    assert!(senders.is_alone(first, epoch + ms(3_100)), "it begins anew");
 }
 
 #[test]
