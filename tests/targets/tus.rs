@@ -101,21 +101,23 @@ impl TusServer {
         stored.collect()
     }
 
-    /// Uploads of parts that are still there: whole ones and others.
+    /// Uploads of parts that are still there: whole ones, and others with something in them. One that was being begun when its
+    /// lane lost a race may be there, empty: its name was never heard.
     pub fn parts(&self) -> (usize, usize) {
         let states = self.states();
-        let parts = states.iter().filter(|state| state.is_partial());
+        let parts = states
+            .iter()
+            .filter(|state| state.is_partial() && state.offset() > 0);
         let (whole, others): (Vec<_>, Vec<_>) = parts.partition(|state| state.is_complete());
         (whole.len(), others.len())
     }
 
-    /// The whole ones' names and lengths.
-    pub fn whole_parts(&self) -> Vec<(String, u64)> {
+    /// The names of all uploads of parts, and what it has of each. It may have more than it has written down: it looks when
+    /// it is asked.
+    pub fn begun(&self) -> Vec<(String, u64)> {
         let states = self.states();
-        let whole = states
-            .iter()
-            .filter(|state| state.is_partial() && state.is_complete());
-        whole
+        let parts = states.iter().filter(|state| state.is_partial());
+        parts
             .map(|state| (state.id().to_owned(), state.offset()))
             .collect()
     }

@@ -269,19 +269,22 @@ async fn a_second_run_sends_only_what_the_server_has_not() {
     assert_eq!(bench.journals(), 1);
     let address = ([127, 0, 0, 1], server.port).into();
     let server = server.restart(address, &issued, Options::default());
-    // Only now: a server ends requests whose client has gone.
-    let earlier = server.whole_parts();
-    assert!((1..=6).contains(&earlier.len()), "{earlier:?}");
+    let earlier: Vec<_> = server.begun().into_iter().map(|(name, _)| name).collect();
     let outcome = bench.put(&path, &url(&server)).await.unwrap();
     assert_stored(&server, &path);
     assert!(outcome.resumed > 0);
     let joins = server.seen().into_iter().find(is_final).unwrap();
     let names = joins.header("upload-concat").unwrap();
-    let used = earlier.iter().filter(|(name, _)| names.contains(name.as_str()));
+    let now = server.begun();
+    let used = now
+        .iter()
+        .filter(|(name, _)| earlier.contains(name) && names.contains(name.as_str()));
     let used: u64 = used.map(|(_, length)| length).sum();
-    assert_eq!(
-        used, outcome.resumed,
-        "what an earlier run sent is what is joined"
+    // Those that were begun and are continued are more, and not told as resumed.
+    assert!(
+        used >= outcome.resumed,
+        "{used} of {} were joined",
+        outcome.resumed
     );
     assert_eq!(bench.journals(), 0);
 }

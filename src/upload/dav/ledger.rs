@@ -9,10 +9,12 @@ use crate::upload::{Files, Item};
 
 /// Files left out that are named in the end; of the others their number is told.
 const MAX_TOLD: usize = 100;
-/// So often a file may fail while others get through: then it is the file.
-const MAX_FAILURES: u32 = 4;
-/// So often it may fail in any case: the lines' failures are the scheduler's to judge, for minutes.
-const MOST_FAILURES: u32 = 20;
+/// So often the server may fail with a file where it took others: then it is the file. Below what it may fail in a row.
+const MAX_FAULTS: u32 = 4;
+/// So often lanes may break with a file while others get through.
+const MAX_BREAKS: u32 = 8;
+/// So often they may in any case: what is wrong with lines is the scheduler's to judge, for minutes.
+const MOST_BREAKS: u32 = 20;
 /// So many files left out, and none sent, are enough to know.
 const HOPELESS: usize = 10;
 
@@ -20,8 +22,9 @@ const HOPELESS: usize = 10;
 #[derive(Clone, Copy, Debug, Default)]
 struct Trial {
     begun: u32,
-    failures: u32,
-    /// Files that had been sent when it failed first.
+    faults: u32,
+    breaks: u32,
+    /// Files that had been sent when a lane broke with it first.
     sent_then: usize,
 }
 
@@ -67,16 +70,23 @@ impl Ledger {
         self.left_out.insert(item, why);
     }
 
-    /// It did not get through; says whether it has had its chances.
-    pub(super) fn failed(&mut self, item: usize) -> bool {
+    /// The server failed with it; says whether it has had its chances.
+    pub(super) fn faulted(&mut self, item: usize) -> bool {
+        let trial = self.trials.entry(item).or_default();
+        trial.faults += 1;
+        trial.faults >= MAX_FAULTS && !self.sent.is_empty()
+    }
+
+    /// Its lane broke; says whether it has had its chances.
+    pub(super) fn broke(&mut self, item: usize) -> bool {
         let sent = self.sent.len();
         let trial = self.trials.entry(item).or_default();
-        if trial.failures == 0 {
+        if trial.breaks == 0 {
             trial.sent_then = sent;
         }
-        trial.failures += 1;
+        trial.breaks += 1;
         let others_got_through = sent > trial.sent_then;
-        trial.failures >= MOST_FAILURES || (trial.failures >= MAX_FAILURES && others_got_through)
+        trial.breaks >= MOST_BREAKS || (trial.breaks >= MAX_BREAKS && others_got_through)
     }
 
     /// Whether the server takes none of the files.
@@ -137,13 +147,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_fails_while_others_get_through_is_left_out_soon_and_alone_late() {
+    fn a_file_whose_lanes_break_while_others_get_through_is_left_out_soon_and_alone_late() {
         let mut ledger = Ledger::default();
-        let failures = |ledger: &mut Ledger, item| (1..).find(|_| ledger.failed(item)).unwrap();
-        assert_eq!(failures(&mut ledger.clone(), 0), MOST_FAILURES);
-        assert!(!ledger.failed(0));
+        let breaks = |ledger: &mut Ledger| (1..).find(|_| ledger.broke(0)).unwrap();
+        assert_eq!(breaks(&mut ledger.clone()), MOST_BREAKS);
+        assert!(!ledger.broke(0));
         ledger.sent(1);
-        assert_eq!(failures(&mut ledger, 0), MAX_FAILURES - 1);
+        assert_eq!(breaks(&mut ledger), MAX_BREAKS - 1);
+    }
+
+    #[test]
+    fn a_file_that_the_server_fails_with_is_left_out_where_it_took_another_one() {
+        let mut ledger = Ledger::default();
+        assert!((0..100).all(|_| !ledger.faulted(0)), "it fails with all there is");
+        ledger.sent(1);
+        assert!(ledger.faulted(0));
+        let few = |ledger: &mut Ledger| (1..).find(|_| ledger.faulted(2)).unwrap();
+        assert_eq!(few(&mut ledger), MAX_FAULTS);
     }
 
     #[test]

@@ -243,7 +243,7 @@ impl Dav {
             {
                 self.leave_out(item, error.to_string())
             }
-            Trouble::Lane(why) if self.ledger().failed(item) => {
+            Trouble::Lane(why) if self.ledger().broke(item) => {
                 if self.directory {
                     return self.leave_out(item, why);
                 }
@@ -252,7 +252,7 @@ impl Dav {
                     detail: why,
                 })
             }
-            Trouble::Origin(why) if self.ledger().failed(item) => match &self.unmade {
+            Trouble::Origin(why) if self.ledger().faulted(item) => match &self.unmade {
                 // nginx's answer where the directory is missing.
                 Some(unmade) => self.leave_out(item, format!("{why}; {unmade}")),
                 None => self.leave_out(item, why),
