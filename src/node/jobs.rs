@@ -8,9 +8,10 @@ use url::Url;
 
 use crate::api::convert::USAGE;
 use crate::api::{Failed, GetRequest, PutRequest, S3Access};
+use crate::download;
 use crate::types::sha256_from_hex;
+use crate::upload;
 use crate::upload::S3Options;
-use crate::{download, upload};
 
 /// # Errors
 /// Where the URL, a header, or the checksum is not one.

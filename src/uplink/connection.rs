@@ -58,7 +58,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection made by [`super::connect`], over the uplink with that limiter.
+    /// A connection made by [`super::connect()`], over the uplink with that limiter.
     pub(super) fn new(socket: TcpStream, limiter: Limiter) -> Self {
         let control = SockRef::from(&socket).tcp_congestion().unwrap_or_default();
         let pacer = match (socket.local_addr(), socket.peer_addr()) {

@@ -28,7 +28,7 @@ pub struct Listing {
 /// Lists the files of a directory and of all directories in it.
 ///
 /// # Errors
-/// Where it cannot be read, or holds more than [`MAX_ENTRIES`].
+/// Where it cannot be read, or holds more than 100,000 entries.
 pub fn list(dir: &Path) -> Result<Listing, UploadError> {
     let mut walk = Walk {
         listing: Listing::default(),

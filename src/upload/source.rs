@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use md5::{Digest as _, Md5};
+use nix::fcntl::OFlag;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::Item;
@@ -97,12 +98,20 @@ impl Sources for LocalSources {
             let Some((name, path)) = self.place(item) else {
                 return Err(UploadError::Task("a file that is not in the list".to_owned()));
             };
-            let open = self.tasks.blocking(move || File::open(path)).await;
+            let open = self.tasks.blocking(move || open_plain(&path)).await;
             let open = open.map_err(|e| UploadError::Task(e.to_string()))?;
             open.map_err(|e| unreadable(&name, &e))
         }
         .boxed()
     }
+}
+
+/// A pipe that somebody put in a file's place must not hold a thread for ever.
+fn open_plain(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
 }
 
 fn listed(path: &Path) -> Result<Listed, UploadError> {

@@ -94,7 +94,7 @@ fn sent(put: &mut Process) -> u64 {
 /// The object is the file, made once, and nothing else is left at the service.
 #[track_caller]
 fn assert_stored(server: &S3Server, name: &str, source: &PathBuf) {
-    let object = server.object(name).expect("no object");
+    let object = server.object(name).unwrap();
     assert!(
         sha256(&object) == sha256(&fs::read(source).unwrap()),
         "another content"

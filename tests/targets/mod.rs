@@ -30,6 +30,12 @@
     unreachable_pub,
     reason = "each test file is a crate and uses a part of it"
 )]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a server that cannot start fails its test"
+)]
 
 mod memory;
 mod nginx;

@@ -185,7 +185,7 @@ async fn what_takes_long_is_not_waited_for_by_a_stop_and_an_abort_waits_for_noth
     for (abort, limit) in [(false, GRACE), (true, Duration::ZERO)] {
         let mut bench = bench(&[1], fixed(3), |_, _| (seconds(30), Ok(()))).await;
         let stop = bench.stop.clone();
-        tokio::spawn(async move {
+        Tasks::new().spawn("stop", async move {
             tokio::time::sleep(seconds(1)).await;
             stop.stop.cancel();
             if abort {
@@ -289,7 +289,7 @@ async fn the_parts_of_a_lane_that_goes_away_are_sent_by_another() {
     let slow_first = |n: usize, _| (seconds(if n == 0 { 1_000 } else { 1 }), Ok(()));
     let mut bench = bench(&[1], fixed(3), slow_first).await;
     let lanes = bench.lanes.clone();
-    tokio::spawn(async move {
+    Tasks::new().spawn("lanes", async move {
         tokio::time::sleep(seconds(1)).await;
         lanes.send_replace(Arc::new(vec![lane(2)]));
         // Kept, so that lanes may still change.

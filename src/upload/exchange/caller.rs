@@ -16,7 +16,7 @@ use crate::transfer::{HEAD_LIMIT, OpenError, Record, Terms, sort_out};
 use crate::upload::error::UploadError;
 
 /// What completes an object may take minutes: some services join its parts then.
-const COMPLETION_LIMIT: Duration = Duration::from_secs(600);
+const COMPLETION_LIMIT: Duration = Duration::from_secs(120);
 /// Rounds over all lanes of a request that may be repeated.
 const ROUNDS: u32 = 5;
 /// Between them, growing; what a server asks for counts more, up to a minute.

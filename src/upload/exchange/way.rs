@@ -25,6 +25,9 @@ use crate::upload::error::UploadError;
 const AGENT: &str = concat!("tributary/", env!("CARGO_PKG_VERSION"));
 /// The longest answer that is read: 1,000 parts of S3's longest list take less than 1 MiB.
 const MAX_ANSWER: usize = 4 << 20;
+/// A connection that the server closed while it was idle takes less than this before it breaks; what breaks later was at
+/// work.
+const STALE: u64 = 256 << 10;
 /// Between two pieces of an answer's body.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 /// Blocks read ahead of a connection.
@@ -118,9 +121,11 @@ impl Way {
             Some(connection) => connection,
             None => self.open(&endpoint).await?,
         };
+        let before = connection.sent.bytes();
         let first = self.over(&mut connection, ask, limit, meter).await;
+        let went = connection.sent.bytes().saturating_sub(before);
         let answer = match first {
-            Err(Miss::Broken { .. }) if reused => {
+            Err(Miss::Broken { .. }) if reused && went < STALE => {
                 self.close_idle();
                 connection = self.open(&endpoint).await?;
                 self.over(&mut connection, ask, limit, meter).await?

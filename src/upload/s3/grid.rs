@@ -233,9 +233,9 @@ mod tests {
         #[test]
         fn what_a_part_is_numbered_by_says_where_it_belongs(total in MIN_PART + 1..1 << 40, at in 0.0..1.0_f64, long in 1_u64..50) {
             let grid = Grid::new(total, None, false, LIMIT).unwrap();
-            let Grid::Carved { grain, least, .. } = grid else { panic!("{grid:?}") };
+            let Grid::Carved { grain, least, most, .. } = grid else { panic!("{grid:?}") };
             let start = ((total as f64 * at) as u64 / grain * grain).min((total - 1) / grain * grain);
-            let end = (start + least + long * grain).min(total);
+            let end = (start + (least + long * grain).min(most)).min(total);
             let range = ByteRange::new(start, end);
             prop_assert_eq!(grid.place(grid.number(range), range.len()), Some(range));
         }

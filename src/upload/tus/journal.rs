@@ -251,7 +251,7 @@ mod tests {
             ("tributary tus 1\n0 10 /files/1\n10 20 /fil", vec![good.clone()]),
             (
                 "tributary tus 1\n10 0 /x\nx y z\n\n0 10 \n0 10 a b\n0 10 /files/1\n",
-                vec![good.clone()],
+                vec![good],
             ),
         ] {
             assert_eq!(parse(text), expected, "{text:?}");
