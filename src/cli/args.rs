@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::types::{ByteSize, Period, sha256_from_hex};
 
-/// Pools a household's uplinks: one download over every peer's connection.
+/// Pools a household's uplinks: one download or upload over every peer's connection.
 #[derive(Debug, Parser)]
 #[command(name = "tributary", version, about, propagate_version = true, after_help = EXAMPLES)]
 pub(super) struct Cli {
