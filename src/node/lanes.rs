@@ -176,7 +176,17 @@ impl Lanes {
         }
     }
 
-    /// The peer is gone, and its lanes with it.
+    /// The link is gone, and its lanes with it. The peer may have another one already: news of a link's end and of the next
+    /// one's beginning come from two tasks, in any order.
+    pub(super) fn link_gone(&mut self, link: &Arc<Link>) {
+        self.entries.retain(|_, entry| match &entry.origin {
+            Origin::Own(_) => true,
+            Origin::Lent { link: of, .. } => !Arc::ptr_eq(of, link),
+        });
+        self.publish();
+    }
+
+    /// Nothing of this peer is used any more.
     pub(super) fn peer_gone(&mut self, peer: PeerId) {
         self.entries.retain(|(of, _), _| *of != Some(peer));
         self.publish();

@@ -175,7 +175,7 @@ impl Run {
             LinkEvent::Ceremony { link, words } => return self.vouching.heard(&link, &words),
             LinkEvent::Down(link) => {
                 self.vouching.gone(&link);
-                self.lanes.peer_gone(link.peer());
+                self.lanes.link_gone(&link);
                 // A device that was refused as a copy of another asks again at its own pace.
                 if !link.is_refused_as_copy() {
                     dialer.broke(link.address(), Instant::now());
