@@ -167,7 +167,8 @@ impl Node {
         progress: watch::Receiver<transfer::Progress>,
         upload: bool,
     ) -> watch::Receiver<api::Progress> {
-        let (told, receiver) = watch::channel(api::Progress::default());
+        // At once, so that the first line a client hears already says which of the two it is.
+        let (told, receiver) = watch::channel(api::Progress::of(&progress.borrow(), upload));
         self.transfer_tasks
             .spawn("progress", follow(progress, upload, told));
         receiver
@@ -213,11 +214,8 @@ async fn follow(
     upload: bool,
     to: watch::Sender<api::Progress>,
 ) {
-    loop {
+    while from.changed().await.is_ok() {
         to.send_replace(api::Progress::of(&from.borrow_and_update(), upload));
-        if from.changed().await.is_err() {
-            return;
-        }
     }
 }
 
