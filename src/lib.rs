@@ -18,6 +18,7 @@ pub mod lane;
 pub mod link;
 pub mod node;
 pub mod relay;
+pub mod share;
 pub mod store;
 pub mod stripe;
 pub mod task;

@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod first;
 pub mod frames;
+pub mod household;
 pub mod identity;
 pub mod input;
 pub mod mdns;
@@ -26,6 +27,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("frames", frames::check),
     ("hello", frames::check_hello),
+    ("household", household::check),
     ("open", open::check),
     ("address", address::check),
     ("first_tls", first::check_tls),

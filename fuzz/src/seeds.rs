@@ -4,8 +4,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use tributary::fuzzing::device;
 use tributary::identity::provider;
 use tributary::link::wire::{self, Hello, Home, MAX_UPLINKS, Message, Offer, Open};
+use tributary::share::Subject;
+use tributary::share::leaves::Leaves;
+use tributary::share::wire::{File, News};
 use tributary::trust::{Look, Said, Step, TokenId, Words};
 use tributary::types::{LineId, PeerId, Rate, UplinkKind};
 
@@ -22,6 +26,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
                 .map(|f| f.get(6..).unwrap_or_default().to_vec())
                 .collect(),
         ),
+        ("household", news()),
         ("open", opens()),
         ("address", addresses()),
         ("first_tls", hellos()),
@@ -38,6 +43,39 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("listing", listings()),
         ("tus", tus()),
     ]
+}
+
+/// What members say of contents, and entries of leaves.
+fn news() -> Vec<Vec<u8>> {
+    let (subject, key) = (Subject([7; 32]), device(0));
+    let file = |name: &str| File {
+        name: name.into(),
+        total: 1 << 30,
+        sha256: [8; 32],
+        subject,
+    };
+    let said = [
+        News::Holds(1, 0, subject, 300 << 20),
+        News::Got(1, vec![(0, 17), (200, 100)]),
+        News::Claims(1, vec![(0, 1 << 20), (5 << 20, 77)], 1 << 33),
+        News::Leaves(1, Leaves::sign(subject, &[(3, [9; 32]), (4, [8; 32])], &key)),
+        News::Gone(1),
+        News::Offered(vec![file("film.mkv"), file("../\u{202e}x")]),
+    ];
+    let mut seeds: Vec<Vec<u8>> = said
+        .iter()
+        .map(|news| {
+            news.frame()
+                .map(|frame| frame.get(6..).unwrap_or_default().to_vec())
+        })
+        .filter_map(Result::ok)
+        .collect();
+    seeds.push(Leaves::sign(subject, &[(0, [1; 32])], &key));
+    // The same pieces again, and another word on one.
+    seeds.push([[0, 1, 5], [0, 2, 6], [0, 1, 5], [0, 1, 9]].concat().repeat(6));
+    seeds.extend(postcard::to_stdvec(&vec![[1u8; 32], [2; 32]]));
+    seeds.extend(postcard::to_stdvec(&([1u8; 32], subject, 5u32, 4u32)));
+    seeds
 }
 
 fn offer(id: u32, name: &str) -> Offer {

@@ -151,7 +151,7 @@ impl Client {
             elapsed,
         } = self.follow(&giver, &stop, show).await;
         let broken = match end {
-            End::Done(done) => return giver.done(done),
+            End::Done(done) => return giver.done(*done),
             End::Failed(failed) => return Err(failed),
             End::Broken(why) => why,
         };
@@ -162,7 +162,7 @@ impl Client {
         }
     }
 
-    /// Follows an upload to its end: opens for the daemon what `sources` have, of which `listed` is the list, and lets
+    /// Follows an upload, or the offering of a file, to its end: opens for the daemon what `sources` have, of which `listed` is the list, and lets
     /// `show` see how far it is.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ impl Client {
         let giver = SourceGiver::new(sources, listed);
         let Followed { end, stage, .. } = self.follow(&giver, stop, show).await;
         match end {
-            End::Done(done) => Ok(done),
+            End::Done(done) => Ok(*done),
             End::Failed(failed) => Err(failed),
             End::Broken(why) => Err(stage.ended(why)),
         }
@@ -200,7 +200,7 @@ impl Client {
                             last = progress;
                         }
                         Ok(Some(Reply::Files(ask))) => answering = Some(giver.answer(ask)).into(),
-                        Ok(Some(Reply::Done(done))) => break End::Done(done),
+                        Ok(Some(Reply::Done(done))) => break End::Done(Box::new(done)),
                         Ok(Some(Reply::Failed(failed))) if failed.code == DAEMON => {
                             break End::Broken(failed.message);
                         }
@@ -263,7 +263,7 @@ struct Followed {
 }
 
 enum End {
-    Done(Done),
+    Done(Box<Done>),
     Failed(Failed),
     /// It said no more, or that it cannot do it; why.
     Broken(String),
@@ -300,16 +300,11 @@ fn done_without(path: PathBuf, last: Progress, elapsed: Duration) -> Done {
     Done {
         bytes: std::fs::metadata(&path).map_or(last.done, |m| m.len()),
         path,
-        resumed: 0,
         elapsed: elapsed.as_secs_f64(),
         rate: last.rate,
-        duplicated: 0,
         lanes: last.lanes,
-        best_single: None,
-        speedup: None,
         note: Some("the daemon went away just after the file was complete".into()),
-        target: None,
-        files: None,
+        ..Done::default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a transfer's own words to the API's.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -7,11 +8,13 @@ use crate::download::{DownloadError, Outcome};
 use crate::lane::LaneInfo;
 use crate::store::StoreError;
 use crate::transfer::{self, LaneState, TlsError};
+use crate::types::PeerId;
 use crate::types::Rate;
+use crate::types::UplinkKind;
 use crate::upload::{self, UploadError};
 
 use super::handover::shown;
-use super::{Done, Failed, FilesDone, LaneProgress, LeftOut, Progress};
+use super::{Done, Failed, FilesDone, FromMember, LaneProgress, LeftOut, Progress};
 
 /// The exit code for something unexpected.
 pub const UNEXPECTED: u8 = 1;
@@ -84,6 +87,7 @@ impl From<Outcome> for Done {
     fn from(outcome: Outcome) -> Self {
         let rate = Rate::of(outcome.bytes.saturating_sub(outcome.resumed), outcome.elapsed);
         let best = outcome.best_single.filter(|b| b.as_bits() > 0);
+        let members = members(outcome.members);
         Self {
             path: outcome.path,
             bytes: outcome.bytes,
@@ -95,12 +99,15 @@ impl From<Outcome> for Done {
                 .lanes
                 .iter()
                 .map(|(info, bytes)| part(info, *bytes))
+                .chain(members.iter().map(disk))
                 .collect(),
             best_single: best.map(Rate::as_bits),
             speedup: best.map(|b| rate.as_bits() as f64 / b.as_bits() as f64),
             note: outcome.note,
-            target: None,
-            files: None,
+            attested: outcome.attested,
+            saved: members.iter().map(|member| member.bytes).sum(),
+            members,
+            ..Self::default()
         }
     }
 }
@@ -127,6 +134,7 @@ impl From<upload::Outcome> for Done {
             note: outcome.note,
             target: Some(outcome.place),
             files: outcome.files.map(FilesDone::from),
+            ..Self::default()
         }
     }
 }
@@ -173,6 +181,36 @@ impl From<TlsError> for Failed {
     }
 }
 
+/// What each member brought, the most first. One whose link was made anew is named once.
+fn members(brought: Vec<(PeerId, String, u64)>) -> Vec<FromMember> {
+    let mut members: Vec<FromMember> = Vec::new();
+    for (peer, owner, bytes) in brought {
+        let id = peer.to_string();
+        match members.iter_mut().find(|member| member.id == id) {
+            Some(member) => member.bytes += bytes,
+            None => members.push(FromMember { owner, id, bytes }),
+        }
+    }
+    members.sort_by_key(|member| Reverse(member.bytes));
+    members
+}
+
+/// A member's disk as a lane.
+fn disk(member: &FromMember) -> LaneProgress {
+    LaneProgress {
+        owner: member.owner.clone(),
+        uplink: "disk".into(),
+        lent: true,
+        rate: 0,
+        bytes: member.bytes,
+        state: String::new(),
+        why: None,
+        parked_for: None,
+        failures: None,
+        household: true,
+    }
+}
+
 fn part(info: &LaneInfo, bytes: u64) -> LaneProgress {
     LaneProgress {
         owner: info.owner.clone(),
@@ -184,6 +222,7 @@ fn part(info: &LaneInfo, bytes: u64) -> LaneProgress {
         why: None,
         parked_for: None,
         failures: None,
+        household: info.kind == UplinkKind::Household,
     }
 }
 
@@ -192,6 +231,7 @@ const fn code(error: &DownloadError) -> u8 {
         DownloadError::Url { .. } | DownloadError::Header(_) => USAGE,
         DownloadError::NoLanes
         | DownloadError::LanesGone { .. }
+        | DownloadError::NoHolder { .. }
         | DownloadError::Unreachable { .. }
         | DownloadError::Stalled { .. } => UNREACHABLE,
         DownloadError::Certificate { .. }

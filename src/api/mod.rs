@@ -1,7 +1,7 @@
 //! The control API: how the command line speaks with the daemon, over a Unix socket (0660).
 //!
-//! A client sends one line of JSON and reads lines of JSON. Whoever may open the socket may ask for the status and have
-//! something downloaded or uploaded, and only root and the daemon's own user may change who is trusted; the files are the
+//! A client sends one line of JSON and reads lines of JSON. Whoever may open the socket may ask for the status, have
+//! something downloaded or uploaded, and offer a file to the household, and only root and the daemon's own user may change who is trusted; the files are the
 //! client's: it opens them as the user that it is and passes the descriptors ([`Ask`], [`Answer`]), so that the daemon needs
 //! to see no directory and no file belongs to it.
 //!
@@ -16,6 +16,7 @@ mod giver;
 mod handover;
 mod put;
 mod server;
+mod share;
 mod source;
 mod trust;
 mod types;
@@ -25,6 +26,7 @@ pub use client::{Client, ClientError};
 pub use handover::{Answer, Ask};
 pub use put::{FilesDone, LeftOut, PutRequest, S3Access};
 pub use server::{Approval, Comparing, Handler, Transfer, serve};
+pub use share::{FromMember, SCHEME, Savings, ShareRequest, SharedFile, SharedFiles};
 pub use source::{Listing, Page};
 pub use trust::{ApproveRequest, Change, Changed, Compare, Compared, Household, Invited, Known, Named};
 pub use types::{

@@ -23,7 +23,7 @@ use super::source::RemoteSources;
 use super::wire::{Line, Wire, within};
 use super::{
     ApproveRequest, Change, Compared, Done, Failed, GetRequest, Household, Progress, PutRequest, Reply,
-    Request, Status,
+    Request, ShareRequest, SharedFiles, Status,
 };
 
 /// Each may hold a download; a household's devices do a few at a time.
@@ -59,16 +59,23 @@ impl std::fmt::Debug for Transfer {
 pub trait Handler: Send + Sync + 'static {
     /// Who is there and what is running.
     fn status(&self) -> Status;
-    /// Begins a download into these files.
-    ///
-    /// # Errors
-    /// Where the request itself is wrong.
-    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed>;
+    /// Begins a download into these files. Fails where the request itself is wrong, or where the household does not offer
+    /// what it names: that takes some seconds at most to find out.
+    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> BoxFuture<'_, Result<Transfer, Failed>>;
     /// Begins an upload of what is in these sources, for that user.
     ///
     /// # Errors
     /// Where the request itself is wrong.
     fn put(&self, request: PutRequest, sources: Arc<dyn Sources>, user: u32) -> Result<Transfer, Failed>;
+    /// Begins to offer the one file that is in these sources to the household.
+    ///
+    /// # Errors
+    /// Where the request itself is wrong.
+    fn share(&self, request: ShareRequest, sources: Arc<dyn Sources>) -> Result<Transfer, Failed>;
+    /// Offers it no more: what has this name or SHA-256.
+    fn unshare(&self, what: String) -> BoxFuture<'_, Result<SharedFiles, Failed>>;
+    /// What this device and members offer.
+    fn shared(&self) -> BoxFuture<'_, SharedFiles>;
     /// Who is there, and how far each is trusted.
     fn peers(&self) -> Household;
     /// Changes who is trusted. Dropping what comes back ends it.
@@ -203,7 +210,7 @@ async fn client(mut wire: Wire, sender: Sender, handler: &dyn Handler, tasks: &T
         Ok(Request::Status) => wire.say(&Reply::Status(handler.status())).await,
         Ok(Request::Get(request)) => {
             let (files, asks) = Remote::new(sender, tasks);
-            match handler.get(request, Arc::new(files)) {
+            match handler.get(request, Arc::new(files)).await {
                 Ok(transfer) => Served::new(wire, transfer).until_done(asks).await,
                 Err(failed) => wire.say(&Reply::Failed(failed)).await,
             }
@@ -215,6 +222,18 @@ async fn client(mut wire: Wire, sender: Sender, handler: &dyn Handler, tasks: &T
                 Err(failed) => wire.say(&Reply::Failed(failed)).await,
             }
         }
+        Ok(Request::Share(request)) => {
+            let (sources, asks) = RemoteSources::new(sender, tasks);
+            match handler.share(request, Arc::new(sources)) {
+                Ok(transfer) => Served::new(wire, transfer).until_done(asks).await,
+                Err(failed) => wire.say(&Reply::Failed(failed)).await,
+            }
+        }
+        Ok(Request::Unshare(what)) => {
+            let stopped = handler.unshare(what).await;
+            wire.say(&stopped.map_or_else(Reply::Failed, Reply::Shared)).await
+        }
+        Ok(Request::Shared) => wire.say(&Reply::Shared(handler.shared().await)).await,
         Ok(Request::Peers) => wire.say(&Reply::Peers(handler.peers())).await,
         Ok(Request::Change(_) | Request::Approve(_)) if !is_owner(sender.uid) => {
             wire.say(&Reply::Failed(not_allowed())).await

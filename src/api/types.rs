@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{ApproveRequest, Ask, Change, Changed, Compare, FilesDone, Household, Invited, PutRequest};
+use super::{
+    ApproveRequest, Ask, Change, Changed, Compare, FilesDone, FromMember, Household, Invited, PutRequest,
+    Savings, ShareRequest, SharedFile, SharedFiles,
+};
 use crate::trust::Tier;
 
 /// What a client asks of the daemon: one line of JSON.
@@ -27,12 +30,18 @@ pub enum Request {
     Change(Change),
     /// Compare a code with another device, and vouch for it.
     Approve(ApproveRequest),
+    /// Offer a file to the household; the rest is as with `put`.
+    Share(ShareRequest),
+    /// Offer it no more: what has this name or SHA-256.
+    Unshare(String),
+    /// What is offered.
+    Shared,
 }
 
 /// A download to be done; where to, only the client knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
-    /// From where.
+    /// From where: a URL, or [`SCHEME`](super::SCHEME) and the name or the SHA-256 of what the household offers.
     pub url: String,
     /// Headers to send, name and value.
     pub headers: Vec<(String, String)>,
@@ -48,13 +57,13 @@ pub struct GetRequest {
 pub enum Reply {
     /// To `status`.
     Status(Status),
-    /// To `get` and `put`, several times a second.
+    /// To `get`, `put` and `share`, several times a second.
     Progress(Progress),
-    /// To `get` and `put`: it is done.
+    /// To `get`, `put` and `share`: it is done.
     Done(Done),
     /// To anything: it is not.
     Failed(Failed),
-    /// To `get` and `put`: a question about the file. Never printed.
+    /// To `get`, `put` and `share`: a question about the file. Never printed.
     Files(Ask),
     /// To `peers`.
     Peers(Household),
@@ -64,6 +73,8 @@ pub enum Reply {
     Changed(Changed),
     /// To `approve`: how far it is.
     Compare(Compare),
+    /// To `shared`; to `unshare`, what was offered until now.
+    Shared(SharedFiles),
 }
 
 /// A running download or upload.
@@ -108,10 +119,13 @@ pub struct LaneProgress {
     /// Failures in a row that parked it, where such did.
     #[serde(default)]
     pub failures: Option<u32>,
+    /// Whether it is a member's disk in the house, and no uplink.
+    #[serde(default)]
+    pub household: bool,
 }
 
-/// A download or an upload that is done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A download or an upload that is done, or a file that is offered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Done {
     /// The file; of an upload, what was sent: `-` where that was standard input.
     #[serde(serialize_with = "shown")]
@@ -140,6 +154,18 @@ pub struct Done {
     /// What became of a directory's files; `null`: it was one file.
     #[serde(default)]
     pub files: Option<FilesDone>,
+    /// What members had of a download, and brought.
+    #[serde(default)]
+    pub members: Vec<FromMember>,
+    /// Bytes that crossed no connection to the internet because of that.
+    #[serde(default)]
+    pub saved: u64,
+    /// The member on whose word alone some of it was taken; `null`: a checksum proves it, or all came from the origin.
+    #[serde(default)]
+    pub attested: Option<String>,
+    /// As what it is offered to the household, of `share`; `null`: it is a download or an upload.
+    #[serde(default)]
+    pub shared: Option<SharedFile>,
 }
 
 /// Something that did not work.
@@ -169,6 +195,9 @@ pub struct Status {
     /// What a download over all of it would bring.
     #[serde(default)]
     pub forecast: Forecast,
+    /// What the household brought.
+    #[serde(default)]
+    pub savings: Savings,
     /// What the owner should know and do something about, in whole sentences.
     #[serde(default)]
     pub warnings: Vec<String>,

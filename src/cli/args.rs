@@ -22,6 +22,8 @@ Examples:
   tributary run                                      Lend this device's uplinks to the household
   tributary get https://example.org/big.iso          Download over everybody's uplinks
   tributary put film.mkv s3://backup/film.mkv        Upload over everybody's uplinks
+  tributary share film.mkv                           Offer a file to the household
+  tributary shared                                   What the household offers
   tributary status                                   Who is there, and what they bring
   tributary invite                                   Let another device into this household
   tributary check-config                             Whether the configuration is right
@@ -65,6 +67,10 @@ pub(super) enum Command {
     Get(Get),
     /// Upload a file, standard input or a directory over every peer's uplink
     Put(Put),
+    /// Offer a file of this device to the household, by hand
+    Share(Share),
+    /// Show what this device and members of the household offer
+    Shared(Shared),
     /// Be a peer, in the foreground: lend this device's uplinks and borrow others'
     #[command(after_help = "\
 Examples:
@@ -107,10 +113,14 @@ Examples:
   tributary get -o disk.img --sha256 9f86d0...0f00a08 https://example.org/big.iso
   tributary get -H 'Authorization: Bearer TOKEN' https://example.org/private.tar
   tributary get --json https://example.org/big.iso | jq .done
+  tributary get shared:film.mkv                  What a member offers (see `tributary shared`)
+
+What other members of the household have of it already, or are downloading now, comes from them. That is left out where
+headers are sent, where the origin says that it is private, and where [share] says so.
 
 Stopped by Ctrl-C, a crash or a power cut, the same command goes on where it was.")]
 pub(super) struct Get {
-    /// What to download (https:// or http://)
+    /// What to download: https://, http://, or what the household offers as shared:NAME or shared:SHA256
     pub(super) url: String,
     /// Write to this file [default: the URL's own file name, in the current directory]
     #[arg(short, long, value_name = "FILE", conflicts_with = "directory")]
@@ -201,13 +211,55 @@ pub(super) struct Put {
     pub(super) quiet: bool,
 }
 
+/// `tributary share`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Members see its name, its size and its SHA-256, and can get it; nobody else hears of it. The file stays where it is: when it
+is changed, moved or removed, it is offered no more. What was downloaded is shared by itself, without a name.
+
+Examples:
+  tributary share film.mkv
+  tributary share --name holiday.mkv ~/videos/VID_20260704.mkv
+  tributary share --stop holiday.mkv")]
+pub(super) struct Share {
+    /// The file
+    #[arg(required_unless_present = "stop")]
+    pub(super) file: Option<PathBuf>,
+    /// Offer it under this name [default: the file's own]
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Offer this one no more; the file stays
+    #[arg(long, value_name = "NAME|SHA256", conflicts_with_all = ["file", "name"])]
+    pub(super) stop: Option<String>,
+    /// One JSON object a line on standard output
+    #[arg(long, conflicts_with = "stop")]
+    pub(super) json: bool,
+    /// Say nothing but errors
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+}
+
+/// `tributary shared`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tributary shared
+  tributary shared --json | jq -r '.files[] | select(.own | not) | .name'
+  tributary get shared:film.mkv")]
+pub(super) struct Shared {
+    /// One JSON object; its fields are stable (see README)
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 /// `tributary status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   tributary status
   tributary status --watch
-  tributary status --watch --json | jq -r .forecast.text")]
+  tributary status --watch --json | jq -r .forecast.text
+  tributary status --savings")]
 pub(super) struct Status {
     /// One JSON object; its fields are stable (see README)
     #[arg(long)]
@@ -215,6 +267,9 @@ pub(super) struct Status {
     /// Show it again every second until Ctrl-C; with --json one object a line
     #[arg(short, long)]
     pub(super) watch: bool,
+    /// Only what the household brought: how much came from members instead of the internet
+    #[arg(long, conflicts_with = "watch")]
+    pub(super) savings: bool,
 }
 
 /// `tributary invite`.
@@ -417,6 +472,20 @@ mod tests {
         assert_eq!(put.part_size, Some(ByteSize(64 << 20)));
         assert_eq!(put.spool_limit, Some(ByteSize(1_000_000_000)));
         assert!(parse(&["x"]).is_err() && parse(&["x", "s3://b/k", "--part-size", "64"]).is_err());
+    }
+
+    #[test]
+    fn a_file_is_offered_or_no_more_and_not_both() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["tributary", "share"], args].concat());
+        assert!(parse(&["a", "--name", "b"]).is_ok() && parse(&["--stop", "b"]).is_ok());
+        for wrong in [
+            &[][..],
+            &["a", "--stop", "b"],
+            &["--stop", "a", "--name", "b"],
+            &["a", "b"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

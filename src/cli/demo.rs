@@ -48,9 +48,9 @@ async fn both(
 ) -> Result<(Done, Done), Failed> {
     let bars = !options.plain && std::io::stderr().is_terminal();
     println!("{} downloads {} over its own line:", LINES[0].0, ByteSize(SIZE));
-    let alone = once(household.download(false)?, bars, stop).await?;
+    let alone = once(household.download(false).await?, bars, stop).await?;
     println!("{}\n\nThe same over everybody's lines:", summary(&alone));
-    let pooled = once(household.download(true)?, bars, stop).await?;
+    let pooled = once(household.download(true).await?, bars, stop).await?;
     println!("{}\n", summary(&pooled));
     Ok((alone, pooled))
 }

@@ -72,7 +72,7 @@ impl Wanted<'_> {
             stop: stop.clone(),
             ..Stop::default()
         };
-        let begin = |node: &Node| node.get(self.request, files);
+        let begin = async |node: &Node| node.get(self.request, files).await;
         alone(self.common, config, beside_daemon, show, &stop, begin).await
     }
 

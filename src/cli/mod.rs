@@ -26,6 +26,7 @@ mod put;
 mod s3;
 mod serve;
 mod service;
+mod share;
 mod show;
 mod spool;
 mod status;
@@ -105,6 +106,8 @@ async fn run(cli: Cli, config: Config) -> ExitCode {
     match cli.command {
         Command::Get(get) => get::run(&cli.common, config, get, stop).await,
         Command::Put(put) => put::run(&cli.common, config, put, Stop { stop, abort }).await,
+        Command::Share(options) => share::run(&cli.common, options, stop).await,
+        Command::Shared(options) => share::list(&cli.common, &options, stop).await,
         Command::Run => serve::run(&cli.common, config, stop).await,
         Command::Status(status) => status::run(&cli.common, &status, stop).await,
         Command::Invite(options) => trust::invite(&cli.common, &options, stop).await,
@@ -194,6 +197,7 @@ fn node_config(config: Config, state: StateDir) -> NodeConfig {
         },
         doors: doors(&config.trust),
         passphrase: None,
+        share: config.share,
         rules: config.uplinks,
         network: None,
         origins: None,
@@ -209,6 +213,7 @@ fn live(config: &Config) -> Live {
         limits: config.egress.limits(),
         peers: config.lan.peers.iter().map(|p| p.0).collect(),
         doors: doors(&config.trust),
+        share: config.share,
     }
 }
 

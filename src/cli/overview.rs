@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use console::{Alignment, measure_text_width, pad_str, truncate_str};
 
-use crate::api::{Lane, LaneProgress, Peer, Progress, Status};
+use crate::api::{Lane, LaneProgress, Peer, Progress, Savings, Status};
 use crate::types::{ByteSize, Rate};
 
 /// What everything fits into: a terminal's usual width.
@@ -54,7 +54,33 @@ pub(super) fn text(status: &Status, width: usize, clock: impl Fn(Duration) -> St
         ByteSize(lent.up),
         lent.tunnels
     ));
+    if status.savings != Savings::default() {
+        let all = savings(&status.savings);
+        all.lines().for_each(|line| page.wrapped("", line));
+    }
     page.text
+}
+
+/// What the household brought, in two lines.
+pub(super) fn savings(savings: &Savings) -> String {
+    let Savings {
+        from_members,
+        over_uplinks,
+        served,
+    } = *savings;
+    let percent = match from_members.saturating_add(over_uplinks) {
+        0 => String::new(),
+        all => format!(
+            " ({:.0} % of WAN saved)",
+            from_members as f64 * 100.0 / all as f64
+        ),
+    };
+    format!(
+        "From members: {}, beside {} over lines{percent}\nTo members: {}\n",
+        ByteSize(from_members),
+        ByteSize(over_uplinks),
+        ByteSize(served)
+    )
 }
 
 fn peers(page: &mut Page, peers: &[Peer]) {
@@ -104,7 +130,9 @@ fn lanes(page: &mut Page, status: &Status, clock: &impl Fn(Duration) -> String) 
 
 /// What a lane does, or why it does nothing.
 fn standing(lane: &Lane, status: &Status, clock: &impl Fn(Duration) -> String) -> String {
-    let same = |l: &LaneProgress| (&l.owner, &l.uplink, l.lent) == (&lane.owner, &lane.uplink, lane.lent);
+    let same = |l: &LaneProgress| {
+        !l.household && (&l.owner, &l.uplink, l.lent) == (&lane.owner, &lane.uplink, lane.lent)
+    };
     let mut lanes = status.transfers.iter().flat_map(|t| &t.lanes);
     let state = match &lane.why {
         Some(why) => until(why, lane.parked_for, clock),
@@ -259,6 +287,7 @@ mod tests {
             why: None,
             parked_for: None,
             failures: None,
+            household: false,
         }
     }
 
@@ -328,6 +357,11 @@ mod tests {
                 text: "4 devices, 2 lines: expect up to 32 Mbit/s, 1.6x this device alone".into(),
                 ..Forecast::default()
             },
+            savings: Savings {
+                from_members: 95 << 30,
+                over_uplinks: 5 << 30,
+                served: 2 << 30,
+            },
             warnings: vec![
                 "another device has this device's key: remove identity.key from one of the two and start it again".into(),
             ],
@@ -364,6 +398,8 @@ Downloading debian-13-netinst-with-a-name-that-do…: 25 % of 400 MiB, 31.0 Mbit
                                                 Forbidden here
 
 Lent since the start: 3.0 MiB down, 9 B up, 1 tunnel open
+From members: 95.0 GiB, beside 5.0 GiB over lines (95 % of WAN saved)
+To members: 2.0 GiB
 ";
         assert_eq!(text, expected);
     }

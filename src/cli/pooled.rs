@@ -1,6 +1,6 @@
 //! What `get` and `put` share: the daemon does it where there is one that can, else a peer for as long as it takes.
 
-use crate::api::convert::{UNEXPECTED, USAGE};
+use crate::api::convert::{STOPPED, UNEXPECTED, USAGE};
 use crate::api::{Client, ClientError, Done, Failed, Request, Transfer};
 use crate::config::Config;
 use crate::identity::StateDir;
@@ -44,7 +44,7 @@ pub(super) async fn alone(
     beside_daemon: bool,
     show: &mut Show,
     stop: &Stop,
-    begin: impl FnOnce(&Node) -> Result<Transfer, Failed>,
+    begin: impl AsyncFnOnce(&Node) -> Result<Transfer, Failed>,
 ) -> Result<Done, Failed> {
     if beside_daemon {
         config.lan.port = Some(ANY_PORT);
@@ -57,9 +57,11 @@ pub(super) async fn alone(
     let node = Node::start(node_config(config, state))
         .await
         .map_err(|e| unexpected(e.to_string()))?;
-    let result = match begin(&node) {
-        Ok(transfer) => follow(transfer, show, stop).await,
-        Err(failed) => Err(failed),
+    let begun = stop.stop.run_until_cancelled(begin(&node)).await;
+    let result = match begun {
+        Some(Ok(transfer)) => follow(transfer, show, stop).await,
+        Some(Err(failed)) => Err(failed),
+        None => Err(stopped()),
     };
     node.stop().await;
     result
@@ -80,6 +82,14 @@ pub(super) fn headers(given: &[String]) -> Result<Vec<(String, String)>, Failed>
         Ok((name.trim().into(), value.trim().into()))
     });
     parsed.collect()
+}
+
+/// Before anything was begun.
+fn stopped() -> Failed {
+    Failed {
+        code: STOPPED,
+        message: "stopped".into(),
+    }
 }
 
 /// The command line is wrong.

@@ -215,7 +215,7 @@ impl Begun<'_> {
                     true
                 }
             };
-        let begin = |node: &Node| {
+        let begin = async |node: &Node| {
             let user = nix::unistd::geteuid().as_raw();
             node.put(what.request.clone(), Arc::clone(&what.sources), user)
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::api::{Done, Failed, FilesDone, LaneProgress, Progress, Reply, Transfer};
+use crate::api::{Done, Failed, FilesDone, LaneProgress, Progress, Reply, SCHEME, Transfer};
 use crate::types::{ByteSize, Rate};
 use crate::upload::Stop;
 
@@ -18,6 +18,8 @@ const PLAIN_EVERY: Duration = Duration::from_secs(3);
 const JSON_EVERY: Duration = Duration::from_millis(500);
 /// More lanes than this are summed up in one line: a terminal has 24.
 const MAX_LANE_LINES: usize = 16;
+/// More members are summed up.
+const MAX_MEMBERS: usize = 4;
 /// More files that were left out are counted only; `--json` has some more.
 const MAX_LEFT_OUT: usize = 10;
 
@@ -177,22 +179,45 @@ fn plain(progress: &Progress) -> String {
     let name = name.unwrap_or_else(|| format!("({})", asking(progress)));
     let done = ByteSize(progress.done);
     let sent = if progress.upload { " sent" } else { "" };
-    let busy = progress.lanes.iter().filter(|l| l.rate > 0).count();
-    let lanes = if busy == 1 {
-        "1 lane".to_owned()
+    // What is only read here, to be offered, needs no lane.
+    let rate = if progress.lanes.is_empty() {
+        String::new()
     } else {
-        format!("{busy} lanes")
+        format!(", {} {}", Rate::bits(progress.rate), ways(progress))
     };
-    let rate = Rate::bits(progress.rate);
     match progress.total.filter(|&t| t > 0) {
         Some(total) => {
             let percent = progress.done as f64 * 100.0 / total as f64;
             format!(
-                "{name}: {percent:.0} %, {done} of {}{sent}, {rate} over {lanes}",
+                "{name}: {percent:.0} %, {done} of {}{sent}{rate}",
                 ByteSize(total)
             )
         }
-        None => format!("{name}: {done}{sent}, {rate} over {lanes}"),
+        None => format!("{name}: {done}{sent}{rate}"),
+    }
+}
+
+/// What brings something now.
+fn ways(progress: &Progress) -> String {
+    let busy = |household| {
+        let lanes = progress.lanes.iter();
+        lanes.filter(|l| l.rate > 0 && l.household == household).count()
+    };
+    match (busy(false), busy(true)) {
+        (lanes, 0) => format!("over {}", count(lanes, "lane")),
+        (0, members) => format!("from {}", count(members, "member")),
+        (lanes, members) => format!(
+            "over {} and from {}",
+            count(lanes, "lane"),
+            count(members, "member")
+        ),
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    match n {
+        1 => format!("1 {what}"),
+        n => format!("{n} {what}s"),
     }
 }
 
@@ -205,8 +230,18 @@ const fn asking(progress: &Progress) -> &'static str {
     }
 }
 
-/// What a finished download or upload tells.
+/// What a finished download or upload tells, or the offering of a file.
 pub(super) fn summary(done: &Done) -> String {
+    if let Some(shared) = &done.shared {
+        return format!(
+            "{}: {} offered to the household as {}, SHA-256\n  {}\n  to get it: tributary get {SCHEME}{}",
+            done.path.display(),
+            ByteSize(shared.bytes),
+            shared.name,
+            shared.sha256,
+            quoted(&shared.name)
+        );
+    }
     let seconds = done.elapsed;
     let mut text = done.path.display().to_string();
     if let Some(target) = &done.target {
@@ -238,7 +273,14 @@ pub(super) fn summary(done: &Done) -> String {
         let carried = if done.target.is_some() { "sent" } else { "fetched" };
         text += &format!("\n  {carried} twice: {}", ByteSize(done.duplicated));
     }
-    let used = done.lanes.iter().filter(|l| l.bytes > 0).count();
+    if !done.members.is_empty() {
+        text += &format!("\n  {}", by_members(done));
+    }
+    if let Some(member) = &done.attested {
+        text +=
+            &format!("\n  as {member} has it: members vouch for it; a checksum (--sha256) would prove it");
+    }
+    let used = done.lanes.iter().filter(|l| l.bytes > 0 && !l.household).count();
     if let (Some(best), Some(speedup)) = (done.best_single, done.speedup)
         && used > 1
     {
@@ -254,6 +296,49 @@ pub(super) fn summary(done: &Done) -> String {
         text += &format!("\n  {note}");
     }
     text
+}
+
+/// What members brought, what the internet, and what that saved.
+fn by_members(done: &Done) -> String {
+    let mut parts: Vec<String> = done
+        .members
+        .iter()
+        .take(MAX_MEMBERS)
+        .map(|member| format!("{} from {}", ByteSize(member.bytes), member.owner))
+        .collect();
+    let rest = done.members.get(MAX_MEMBERS..).unwrap_or_default();
+    if !rest.is_empty() {
+        let bytes: u64 = rest.iter().map(|member| member.bytes).sum();
+        parts.push(format!(
+            "{} from {}",
+            ByteSize(bytes),
+            count(rest.len(), "other member")
+        ));
+    }
+    let lines = || done.lanes.iter().filter(|l| l.bytes > 0 && !l.household);
+    let bytes: u64 = lines().map(|l| l.bytes).sum();
+    if bytes > 0 {
+        parts.push(format!(
+            "{} over {}",
+            ByteSize(bytes),
+            count(lines().count(), "line")
+        ));
+    }
+    let saved = match done.saved {
+        0 => String::new(),
+        bytes => format!("; {} of WAN saved", ByteSize(bytes)),
+    };
+    parts.join(", ") + &saved
+}
+
+/// As a shell takes it for one word.
+fn quoted(name: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-._+,@".contains(c);
+    if name.chars().all(plain) {
+        name.to_owned()
+    } else {
+        format!("'{}'", name.replace('\'', "'\\''"))
+    }
 }
 
 /// What became of many files.
@@ -344,7 +429,7 @@ fn style(template: &str) -> ProgressStyle {
 
 #[cfg(test)]
 mod tests {
-    use crate::api::LeftOut;
+    use crate::api::{FromMember, LeftOut, SharedFile};
 
     use super::*;
 
@@ -360,6 +445,7 @@ mod tests {
             why: None,
             parked_for: None,
             failures: None,
+            household: false,
         }
     }
 
@@ -378,9 +464,7 @@ mod tests {
             ],
             best_single: Some(20_000_000),
             speedup: Some(3.355),
-            note: None,
-            target: None,
-            files: None,
+            ..Done::default()
         }
     }
 
@@ -431,6 +515,78 @@ mod tests {
     }
 
     #[test]
+    fn the_summary_says_what_members_brought_and_on_whose_word() {
+        let member = |owner: &str, bytes| FromMember {
+            owner: owner.into(),
+            id: String::new(),
+            bytes,
+        };
+        let disk = LaneProgress {
+            uplink: "disk".into(),
+            household: true,
+            ..lane("living-room-pc", 1900 << 20, 0)
+        };
+        let mut shared = Done {
+            members: vec![member("living-room-pc", 1900 << 20)],
+            saved: 1900 << 20,
+            attested: Some("living-room-pc".into()),
+            ..done()
+        };
+        shared.lanes.push(disk);
+        let text = summary(&shared);
+        for expected in [
+            "\n  1.9 GiB from living-room-pc, 64.0 MiB over 2 lines; 1.9 GiB of WAN saved\n",
+            "\n  as living-room-pc has it: members vouch for it; a checksum (--sha256) would prove it",
+        ] {
+            assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
+        }
+        let all = Done {
+            members: (1..=6).map(|n| member(&format!("m{n}"), 1 << 20)).collect(),
+            saved: 6 << 20,
+            attested: None,
+            lanes: Vec::new(),
+            ..done()
+        };
+        let text = summary(&all);
+        assert!(
+            text.contains("1.0 MiB from m4, 2.0 MiB from 2 other members; 6.0 MiB of WAN saved"),
+            "{text}"
+        );
+        assert!(
+            !text.contains("vouch") && !summary(&done()).contains("WAN"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_is_offered_is_told_with_the_command_that_gets_it() {
+        let shared = SharedFile {
+            name: "it's a film.mkv".into(),
+            bytes: 5 << 20,
+            sha256: "ab".repeat(32),
+            owner: "this device".into(),
+            id: String::new(),
+            own: true,
+        };
+        let text = summary(&Done {
+            shared: Some(shared),
+            ..done()
+        });
+        assert!(
+            text.contains("5.0 MiB offered to the household as it's a film.mkv"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\n  abababab") && !text.contains("Mbit/s"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("tributary get shared:'it'\\''s a film.mkv'"),
+            "{text}"
+        );
+    }
+
+    #[test]
     fn one_lane_alone_is_not_compared_with_itself() {
         let one = Done {
             lanes: vec![lane("this device", 5, 0)],
@@ -453,15 +609,27 @@ mod tests {
         assert_eq!(plain(&progress), "x: 25 %, 50 B of 200 B, 5.0 Mbit/s over 1 lane");
         let upload = Progress {
             upload: true,
-            ..progress
+            ..progress.clone()
         };
         assert_eq!(
             plain(&upload),
             "x: 25 %, 50 B of 200 B sent, 5.0 Mbit/s over 1 lane"
         );
-        assert_eq!(
-            plain(&Progress::default()),
-            "(asking the origin): 0 B, 0 bit/s over 0 lanes"
+        let members = |rate| LaneProgress {
+            household: true,
+            ..lane("c", 1, rate)
+        };
+        let shared = |lanes: Vec<LaneProgress>| {
+            plain(&Progress {
+                lanes,
+                ..progress.clone()
+            })
+        };
+        assert!(shared(vec![members(1)]).ends_with(" from 1 member"));
+        assert!(
+            shared(vec![members(1), lane("a", 1, 1), members(2), members(0)])
+                .ends_with(" over 1 lane and from 2 members")
         );
+        assert_eq!(plain(&Progress::default()), "(asking the origin): 0 B");
     }
 }

@@ -14,7 +14,7 @@ use crate::api::convert::DAEMON;
 use crate::api::{ClientError, Reply, Request, Status};
 
 use super::args::{self, Common};
-use super::overview::{USUAL_WIDTH, text};
+use super::overview::{USUAL_WIDTH, savings, text};
 use super::{clock, daemon};
 
 /// Between two looks.
@@ -35,11 +35,21 @@ pub(super) async fn run(common: &Common, options: &args::Status, stop: Cancellat
         };
     }
     match ask(common).await {
-        Ok(status) => match say(&shown(&status, options.json, None)) {
+        Ok(status) => match say(&once(&status, options)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => super::fail(&error),
         },
         Err(error) => refused(&error, common),
+    }
+}
+
+/// What is shown where it is shown once.
+fn once(status: &Status, options: &args::Status) -> String {
+    match (options.savings, options.json) {
+        (false, json) => shown(status, json, None),
+        // Plain data without maps that could fail.
+        (true, true) => serde_json::to_string(&status.savings).unwrap_or_default() + "\n",
+        (true, false) => savings(&status.savings),
     }
 }
 

@@ -29,6 +29,8 @@ const LEAST_RATE: Rate = Rate::bits(64_000);
 const MAX_INTERFACE_NAME: usize = 15;
 /// Less is no lending: `lend_to_neighbours = false` says that.
 const LEAST_PER_DAY: ByteSize = ByteSize(1 << 20);
+/// Shorter, and a copy is gone before anybody asks for it; longer, and it is for ever.
+const CACHE_AGE: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(365 * 24 * 3600));
 const MAX_LINE_NAME: usize = 63;
 /// More than any household writes by hand.
 const MAX_LIST: usize = 256;
@@ -40,6 +42,7 @@ const YES_NO: &str = "true or false";
 const LEND: &str = "true, false or \"members\"";
 const FILE: &str = "a file's path that begins with /, or \"\" for none";
 pub(super) const PASSPHRASE: &str = "a text of 8 to 256 bytes, the same on every device of the household";
+const CACHE: &str = "a size with its unit (MB, GB, GiB), such as \"20 GB\", or \"0 B\" for none";
 const CIDR: &str = "an address with a prefix, such as \"203.0.113.0/24\"";
 
 /// Takes over what `raw` says into `config`: what it does not say stays. Gives everything that is wrong.
@@ -81,13 +84,7 @@ pub(super) fn check(raw: &Raw, source: &Source<'_>, config: &mut Config) -> Vec<
     if let Some(tunnels) = check.number(key, said, 1, MOST_TUNNELS_PER_PEER, &most) {
         config.egress.tunnels_per_peer = tunnels;
     }
-    let between = format!(
-        "a time from {} to {}, with its unit (ms, s, min, h), such as \"2 min\"",
-        Period(IDLE.0),
-        Period(IDLE.1)
-    );
-    let fits = |period: &Period| (IDLE.0..=IDLE.1).contains(&period.0);
-    if let Some(idle) = check.quantity("egress.idle", &egress.idle, &between, fits) {
+    if let Some(idle) = check.period("egress.idle", &egress.idle, IDLE, "2 min") {
         config.egress.idle = idle;
     }
     let least = format!("a size of at least {LEAST_PER_DAY}, with its unit (MB, GB, GiB), such as \"20 GB\"");
@@ -97,6 +94,7 @@ pub(super) fn check(raw: &Raw, source: &Source<'_>, config: &mut Config) -> Vec<
         config.egress.neighbours_per_day = size;
     }
     check.trust(&raw.trust, &mut config.trust);
+    check.share(&raw.share, &mut config.share);
     check.uplinks(&raw.uplink, config);
     check.wrongs
 }
@@ -141,6 +139,18 @@ impl Check<'_> {
                 "found both trust.passphrase and trust.passphrase_file; allowed: one of the two".to_owned();
             let wrong = self.source.wrong(second.span().start, key, why);
             self.wrongs.push(wrong);
+        }
+    }
+
+    fn share(&mut self, said: &raw::Share, share: &mut crate::share::Config) {
+        if let Some(enabled) = self.yes_no("share.enabled", &said.enabled) {
+            share.enabled = enabled;
+        }
+        if let Some(cache) = self.quantity("share.cache", &said.cache, CACHE, |_: &ByteSize| true) {
+            share.cache = cache;
+        }
+        if let Some(age) = self.period("share.cache_age", &said.cache_age, CACHE_AGE, "720 h") {
+            share.cache_age = age.0;
         }
     }
 
@@ -258,6 +268,23 @@ impl Check<'_> {
         self.value(key, said.as_ref()?, allowed, |written| match written {
             Written::Text(text) => text.parse().ok().filter(fits),
             _ => None,
+        })
+    }
+
+    fn period(
+        &mut self,
+        key: &str,
+        said: &Said,
+        (least, most): (Duration, Duration),
+        such_as: &str,
+    ) -> Option<Period> {
+        let allowed = format!(
+            "a time from {} to {}, with its unit (ms, s, min, h), such as \"{such_as}\"",
+            Period(least),
+            Period(most)
+        );
+        self.quantity(key, said, &allowed, |period: &Period| {
+            (least..=most).contains(&period.0)
         })
     }
 

@@ -15,6 +15,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::relay::{self, Cidr};
+use crate::share;
 use crate::types::{ByteSize, Period};
 use crate::uplink::Rules;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub egress: Egress,
     /// About who is trusted.
     pub trust: Trust,
+    /// `[share]`: about what is shared with the household. Default: all that may be, and no copies are kept for it.
+    pub share: share::Config,
     /// About single uplinks. Default: nothing.
     pub uplinks: Rules,
 }

@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub(super) lan: Lan,
     pub(super) egress: Egress,
     pub(super) trust: Trust,
+    pub(super) share: Share,
     pub(super) uplink: Vec<Spanned<Uplink>>,
 }
 
@@ -60,6 +61,15 @@ pub(super) struct Trust {
     pub(super) borrow_from_neighbours: Said,
     pub(super) passphrase: Said,
     pub(super) passphrase_file: Said,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Share {
+    pub(super) enabled: Said,
+    pub(super) cache: Said,
+    pub(super) cache_age: Said,
 }
 
 #[derive(Debug, Default, Deserialize)]

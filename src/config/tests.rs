@@ -210,7 +210,7 @@ fn a_file_that_was_named_must_exist_and_be_of_a_reasonable_size() {
 fn what_a_running_daemon_cannot_take_over_is_named() {
     let before = Config::default();
     let live =
-        load("[egress]\nidle = \"30 s\"\n[[uplink]]\ninterface = \"a\"\n[lan]\npeers = [\"10.0.0.1\"]\n")
+        load("[egress]\nidle = \"30 s\"\n[[uplink]]\ninterface = \"a\"\n[lan]\npeers = [\"10.0.0.1\"]\n[share]\nenabled = false\ncache = \"1 GB\"\n")
             .unwrap();
     assert_eq!(before.needs_restart(&live), Vec::<&str>::new());
     let other = load("[device]\nname = \"x\"\n[lan]\nport = 9\ninterfaces = [\"eth0\"]\n").unwrap();
@@ -218,6 +218,37 @@ fn what_a_running_daemon_cannot_take_over_is_named() {
         before.needs_restart(&other),
         ["device.name", "lan.port", "lan.interfaces"]
     );
+}
+
+#[test]
+fn sharing_has_sizes_and_times_with_units_and_says_which_are_allowed() {
+    let share = load("[share]\nenabled = false\ncache = \"20 GB\"\ncache_age = \"24 h\"\n")
+        .unwrap()
+        .share;
+    assert_eq!(
+        (share.enabled, share.cache.0, share.cache_age.as_secs()),
+        (false, 20_000_000_000, 86_400)
+    );
+    for (line, expected) in [
+        (
+            "enabled = \"no\"",
+            "share.enabled: found \"no\"; allowed: true or false",
+        ),
+        (
+            "cache = 20",
+            "share.cache: found 20; allowed: a size with its unit",
+        ),
+        ("cache = \"all\"", "or \"0 B\" for none"),
+        (
+            "cache_age = \"1 s\"",
+            "share.cache_age: found \"1 s\"; allowed: a time from 1 h to 8760 h",
+        ),
+        ("cache_age = \"9999 h\"", "such as \"720 h\""),
+        ("size = 1", "size"),
+    ] {
+        let error = load(&format!("[share]\n{line}\n")).unwrap_err();
+        assert!(error.contains(expected), "{line}: {error}");
+    }
 }
 
 #[test]

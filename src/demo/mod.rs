@@ -27,6 +27,7 @@ use crate::download::{Destination, Local};
 use crate::identity::{DeviceKey, StateDir, StateError};
 use crate::node::{Node, NodeConfig, NodeError};
 use crate::relay::{self, Cidr};
+use crate::share;
 use crate::task::Tasks;
 use crate::trust::{Trust, TrustError};
 use crate::types::{LineId, Rate, UplinkKind, hex};
@@ -141,7 +142,7 @@ impl Household {
     ///
     /// # Errors
     /// Where the request is refused.
-    pub fn download(&self, pool: bool) -> Result<Transfer, Failed> {
+    pub async fn download(&self, pool: bool) -> Result<Transfer, Failed> {
         let name = if pool { "with-everybody.bin" } else { "alone.bin" };
         let port = self.origin.address().port();
         let request = GetRequest {
@@ -151,7 +152,8 @@ impl Household {
             pool,
         };
         let file = Destination::File(self.scratch.0.join(name));
-        self.nodes[0].get(request, Arc::new(Local::new(file, &self.tasks)))
+        let files = Arc::new(Local::new(file, &self.tasks));
+        self.nodes[0].get(request, files).await
     }
 
     /// Stops everything and removes what it wrote.
@@ -214,6 +216,11 @@ fn peer(
     NodeConfig {
         doors: crate::node::Doors::default(),
         passphrase: None,
+        // It is the lines that it shows.
+        share: share::Config {
+            enabled: false,
+            ..share::Config::default()
+        },
         state,
         name: line.0.into(),
         port: Some(0),

@@ -1,11 +1,15 @@
 //! The striped part of a download: owns the scheduler, carries out what it decides, tells it what happened.
 //!
+//! Where the content is shared, members' disks are sources beside the uplinks (`household`).
+//!
 //! One task owns all state; workers tell it things over one bounded channel. It makes one change, drains the scheduler's
 //! actions, and sleeps until the next event.
 //!
 //! Invariants: for each lease the scheduler thinks is running there is a worker, or a version check that will start one
 //! or end it; when [`Driver::run`] returns, no worker and no write is left.
 
+mod house;
+mod household;
 mod reactions;
 mod relief;
 
@@ -43,6 +47,7 @@ use crate::stripe::Scheduler;
 use crate::transfer::{Choice, Failing, Phase, Progress, unused};
 use crate::types::ByteRange;
 use crate::types::LaneId;
+pub(super) use house::House;
 
 /// Connections of a lane to begin with (HTTP-16): the second hides the silence between two requests of the first.
 pub(super) const SLOTS: usize = 2;
@@ -60,6 +65,8 @@ const LAST_SYNC: Duration = Duration::from_millis(600);
 const HUNG: Duration = Duration::from_millis(1_500);
 /// Without a byte for so long the download gives up; a pause that the origin asked for does not count.
 const GIVE_UP: Duration = Duration::from_secs(120);
+/// The same where only members have it: they are on the LAN, or gone.
+const NO_HOLDER: Duration = Duration::from_secs(30);
 /// A lane whose answers were the origin's fault so often in a row has nothing to hope for.
 const MAX_FAULTS: u32 = 4;
 
@@ -90,17 +97,26 @@ pub(super) struct Start {
     pub(super) stop: CancellationToken,
     pub(super) known: Known,
     pub(super) part: Arc<Part>,
-    /// The lane of the first answer, and the origin's address it used.
-    pub(super) home: Arc<Route>,
-    pub(super) address: IpAddr,
-    /// From request to answer over the home lane.
-    pub(super) latency: Duration,
+    /// The first answer; `None`: there is no origin, members bring everything.
+    pub(super) home: Option<Home>,
+    /// The household's part in it. `None`: this is not shared.
+    pub(super) house: Option<House>,
     /// Routes that are warm.
     pub(super) routes: Vec<Arc<Route>>,
     /// Whether a larger group of lanes with another version may take over (HTTP-9): once a download.
     pub(super) may_regroup: bool,
-    /// The first answer.
-    pub(super) first: Ready,
+}
+
+/// The first answer and its lane.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) route: Arc<Route>,
+    /// The origin's address it used.
+    pub(super) address: IpAddr,
+    /// From request to answer.
+    pub(super) latency: Duration,
+    /// The answer, until its lease begins.
+    pub(super) first: Option<Ready>,
 }
 
 /// The state of a striped run.
@@ -111,7 +127,7 @@ pub(super) struct Driver {
     stop: CancellationToken,
     lanes: watch::Receiver<LaneSet>,
     choice: Choice,
-    members: BTreeMap<LaneId, Member>,
+    pub(super) members: BTreeMap<LaneId, Member>,
     /// Lanes that are gone, for the outcome.
     pub(super) former: Vec<Member>,
     routes: Vec<Arc<Route>>,
@@ -119,10 +135,8 @@ pub(super) struct Driver {
     scheduler: Scheduler,
     workers: BTreeMap<LeaseId, Worker>,
     known: Arc<Known>,
-    home: Arc<Route>,
-    address: IpAddr,
-    latency: Duration,
-    first: Option<Ready>,
+    home: Option<Home>,
+    pub(super) house: Option<House>,
     part: Arc<Part>,
     fetch: Arc<Fetch>,
     news: mpsc::Receiver<News>,
@@ -163,6 +177,7 @@ struct Worker {
 }
 
 enum Event {
+    House(household::News),
     News(Option<News>),
     Lanes(bool),
     Checked(Finding),
@@ -198,9 +213,7 @@ impl Driver {
             workers: BTreeMap::new(),
             known: Arc::new(start.known),
             home: start.home,
-            address: start.address,
-            latency: start.latency,
-            first: Some(start.first),
+            house: start.house,
             part: start.part,
             fetch: Arc::new(fetch),
             news,
@@ -252,9 +265,12 @@ impl Driver {
     async fn fetch_all(&mut self) -> Result<Ending, DownloadError> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Before any uplink begins: it might begin what others have, or are at.
+        self.house_changed(Instant::now());
         self.change_lanes();
         loop {
             self.act();
+            self.settle_liars().await?;
             if self.complete {
                 match self.finish().await {
                     Err(DownloadError::Store(StoreError::Lost { ranges })) => {
@@ -284,8 +300,13 @@ impl Driver {
                     self.lost(&lost);
                     None
                 }
+                Event::House(news) => {
+                    self.heard_of_house(news, Instant::now())?;
+                    None
+                }
                 Event::Tick => {
                     self.relieve(Instant::now());
+                    self.tell_and_avoid(Instant::now());
                     self.publish(Phase::Striped);
                     self.sync_if_due();
                     self.give_up_if_hopeless()?;
@@ -314,6 +335,7 @@ impl Driver {
             synced = optional(&mut self.syncing) => Event::Synced(synced.unwrap_or_else(|_panicked| {
                 Ok(Synced { durable: 0, lost: Vec::new() })
             })),
+            news = household::news(&mut self.house) => Event::House(news),
             _ = tick.tick() => Event::Tick,
             () = sleep_until(at.into()), if timeout.is_some() => Event::Timeout,
         }
@@ -340,16 +362,14 @@ impl Driver {
 
     fn start(&mut self, lease: LeaseId, lane: LaneId, range: ByteRange) {
         let now = Instant::now();
+        tracing::debug!(%lane, start = range.start, length = range.len(), "lease begins");
         let Some(member) = self.members.get_mut(&lane) else {
-            return;
+            return self.start_source(lease, lane, range);
         };
         member.activity.started(lease, now);
         let route = member.route.clone();
-        let is_first = Arc::ptr_eq(&route, &self.home)
-            && self
-                .first
-                .as_ref()
-                .is_some_and(|f| f.body.start + f.skip == range.start);
+        let home = self.home.as_mut().filter(|home| Arc::ptr_eq(&home.route, &route));
+        let answer = home.and_then(|home| home.first.take_if(|f| f.body.start + f.skip == range.start));
         let mut known = self.known.clone();
         if member.any_version {
             Arc::make_mut(&mut known).generation.validator = None;
@@ -363,7 +383,7 @@ impl Driver {
                 route,
                 known,
                 dying: std::mem::take(&mut member.dying),
-                answer: if is_first { self.first.take() } else { None },
+                answer,
             },
             self.fetch.clone(),
         );
@@ -470,6 +490,10 @@ impl Driver {
                 return Err(StoreError::Lost { ranges }.into());
             }
         }
+        if !self.is_proven().await? {
+            // Begins again with what is to be fetched anew.
+            return Err(StoreError::Lost { ranges: Vec::new() }.into());
+        }
         let shared = &self.shared;
         let finished = finish(
             &*shared.files,
@@ -491,8 +515,13 @@ impl Driver {
             return Err(DownloadError::Status { host, status });
         }
         let silent = Instant::now().saturating_duration_since(self.alive);
-        if silent < GIVE_UP {
+        if silent < if self.home.is_some() { GIVE_UP } else { NO_HOLDER } {
             return Ok(());
+        }
+        if self.home.is_none() {
+            return Err(DownloadError::NoHolder {
+                seconds: silent.as_secs(),
+            });
         }
         if self.members.is_empty() {
             return Err(DownloadError::NoLanes);
@@ -511,7 +540,8 @@ impl Driver {
         let idle = idle.filter(|info| !self.members.contains_key(&info.id));
         let idle = idle.map(|info| unused(info, TOO_MANY));
         let others = self.choice.unused.iter().map(|(info, why)| unused(info, why));
-        let lanes = used.chain(idle).chain(others).collect();
+        let disks = self.house.iter().flat_map(|house| house.progress(of));
+        let lanes = used.chain(idle).chain(others).chain(disks).collect();
         self.progress.send_modify(|p| {
             p.phase = phase;
             p.total = Some(snapshot.total);

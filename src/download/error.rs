@@ -22,6 +22,14 @@ pub enum DownloadError {
     /// No way out to the internet.
     #[error("no uplink: this device has no default route and no peer lends one; connect one and try again")]
     NoLanes,
+    /// What only members have does not come.
+    #[error(
+        "nothing came for {seconds} s: no member that offers it is there; what is fetched stays for the next time"
+    )]
+    NoHolder {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// No lane reached the origin.
     #[error("cannot reach {host}: {detail}")]
     Unreachable {

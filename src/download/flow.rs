@@ -44,6 +44,22 @@ impl Sink {
         Self { part, tasks, writes }
     }
 
+    /// Does something with the part in the blocking pool, as one of the writes. `None`: everything ends.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Part) -> T + Send + 'static,
+    ) -> Option<JoinHandle<T>> {
+        let permit = self.writes.clone().acquire_owned().await.ok()?;
+        let part = self.part.clone();
+        Some(self.tasks.blocking(move || {
+            let result = work(&part);
+            // The part first: who gets all permits knows that no write holds it (see `Sink::settle`).
+            drop(part);
+            drop(permit);
+            result
+        }))
+    }
+
     /// Waits until no write is under way, also of flows that were dropped.
     pub(super) async fn settle(&self) {
         let all = u32::try_from(WRITES).unwrap_or(u32::MAX);
@@ -249,18 +265,14 @@ impl<'a, R: Report> Writer<'a, R> {
         if self.filling.is_empty() {
             return Ok(());
         }
-        let permit = self.sink.writes.clone().acquire_owned().await;
-        let permit = permit.map_err(|_closed| FlowError::Ended)?;
         let block = std::mem::take(&mut self.filling);
-        let (part, at) = (self.sink.part.clone(), self.at);
+        let at = self.at;
         self.at += block.len() as u64;
-        self.writing = Some(self.sink.tasks.blocking(move || {
+        let write = move |part: &Part| {
             let result = part.write_at(at, &block);
-            // The part first: who gets all permits knows that no write holds it (see `Sink::settle`).
-            drop(part);
-            drop(permit);
             (block, result)
-        }));
+        };
+        self.writing = Some(self.sink.work(write).await.ok_or(FlowError::Ended)?);
         Ok(())
     }
 

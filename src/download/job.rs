@@ -1,5 +1,6 @@
 //! A download from its first question to its final name: resume or not, striped or one stream, again when it changed.
 
+mod household;
 mod one_stream;
 mod place;
 
@@ -16,7 +17,7 @@ use url::Url;
 
 use super::answer::{Known, Verdict, Why, media};
 use super::ask::Question;
-use super::driver::{Driver, Ending, MAX_CONNECTIONS, SLOTS, Start};
+use super::driver::{Driver, Ending, Home, MAX_CONNECTIONS, SLOTS, Start};
 use super::error::DownloadError;
 use super::generation;
 use super::lanes::choose_fresh;
@@ -25,6 +26,7 @@ use super::route::{Route, Shared};
 use super::worker::Ready;
 use super::{Context, Files, Job, Outcome, Progress};
 use crate::lane::{Lane, LaneInfo};
+use crate::share::{Household, Look};
 use crate::store::Generation;
 use crate::task::Tasks;
 use crate::transfer::Endpoint;
@@ -91,6 +93,8 @@ pub async fn run(
         progress,
         stop,
         began: Instant::now(),
+        household: context.household,
+        look: None,
         changes: 0,
         majority: None,
         resumable: false,
@@ -117,6 +121,9 @@ fn check(job: &Job) -> Result<(), DownloadError> {
         url: without_password(&job.url),
         why: why.to_owned(),
     };
+    if job.shared.is_some() {
+        return Ok(());
+    }
     if !matches!(job.url.scheme(), "http" | "https") {
         return Err(wrong("only http and https can be downloaded"));
     }
@@ -143,6 +150,9 @@ struct Run {
     progress: watch::Sender<Progress>,
     stop: CancellationToken,
     began: Instant,
+    household: Option<Household>,
+    /// Looks for what members have of it. `None`: this is not shared.
+    look: Option<Look>,
     changes: u32,
     /// The lane to ask first, after its version turned out to be the one that most lanes see.
     majority: Option<LaneId>,
@@ -171,6 +181,10 @@ const NO_VERSION: &str = "the origin gives nothing to tell versions apart, so on
 
 impl Run {
     async fn download(mut self) -> Result<Outcome, DownloadError> {
+        if let Some(shared) = self.shared.job.shared.clone() {
+            return self.fetch_from_members(shared).await;
+        }
+        self.look = self.look();
         let mut resume = self.resume().await?;
         let mut as_one = false;
         loop {
@@ -193,8 +207,9 @@ impl Run {
     /// Asks the first question, and fetches as its answer allows.
     async fn attempt(&mut self, resume: Option<Resume>) -> Result<Next, DownloadError> {
         let wanted = resume.as_ref().map(Resume::wanted);
+        let first = self.first_question().await;
         let question = Question {
-            range: Some(wanted.unwrap_or(ByteRange::new(0, FIRST))),
+            range: Some(wanted.unwrap_or(ByteRange::new(0, first))),
             condition: resume
                 .as_ref()
                 .and_then(|r| generation::if_range(&r.known.generation)),
@@ -274,6 +289,7 @@ impl Run {
             }
             None => self.open(&got.answer, Some(generation.clone())).await?,
         };
+        let house = self.house(&generation, &got.answer.head, &part);
         let start = Start {
             shared: self.shared.clone(),
             lanes: self.lanes.clone(),
@@ -284,20 +300,25 @@ impl Run {
                 media: media(&got.answer.head),
             },
             part,
-            home: got.route,
-            address: got.answer.connection.address.ip(),
-            latency: got.latency,
+            home: Some(Home {
+                route: got.route,
+                address: got.answer.connection.address.ip(),
+                latency: got.latency,
+                first: Some(Ready {
+                    answer: got.answer,
+                    body,
+                    skip,
+                }),
+            }),
+            house,
             routes: routes.to_vec(),
             may_regroup: self.majority.is_none(),
-            first: Ready {
-                answer: got.answer,
-                body,
-                skip,
-            },
         };
         self.resumable = true;
         let mut driver = Driver::new(start, Instant::now());
-        match Box::pin(driver.run()).await? {
+        let ending = Box::pin(driver.run()).await?;
+        driver.keep(&ending).await;
+        match ending {
             Ending::Changed => {
                 self.changed()?;
                 Ok(Next::Afresh)
@@ -314,11 +335,14 @@ impl Run {
                 let measured = driver.contributors().filter(|m| m.bytes >= MIN_MEASURED);
                 let best_single = measured.map(|m| m.mean_rate(now)).max();
                 let duplicated = driver.duplicated(now);
+                let (members, attested) = Self::from_house(&driver);
                 let lanes = driver.contributors().map(|m| (m.info.clone(), m.bytes)).collect();
                 let done = self.outcome(path, generation.total, lanes, best_single);
                 Ok(Next::Done(Box::new(Outcome {
                     resumed,
                     duplicated,
+                    members,
+                    attested,
                     ..done
                 })))
             }
@@ -453,6 +477,8 @@ impl Run {
             elapsed: self.began.elapsed(),
             pooled: lanes.iter().filter(|(_, bytes)| *bytes > 0).count() > 1,
             lanes,
+            members: Vec::new(),
+            attested: None,
             best_single,
             note,
         }

@@ -138,6 +138,7 @@ mod tests {
             headers: Vec::new(),
             sha256: None,
             pool: true,
+            shared: None,
         }
     }
 

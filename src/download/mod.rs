@@ -24,6 +24,8 @@ mod probe;
 mod redirect;
 mod route;
 mod single;
+mod slices;
+mod source;
 mod worker;
 
 pub use error::DownloadError;
@@ -42,9 +44,10 @@ use url::Url;
 
 use crate::lane::LaneInfo;
 use crate::lane::LaneSet;
+use crate::share::{Household, Subject};
 use crate::task::Tasks;
 use crate::transfer::Progress;
-use crate::types::Rate;
+use crate::types::{PeerId, Rate};
 
 /// What to download.
 #[derive(Clone, Debug)]
@@ -55,8 +58,23 @@ pub struct Job {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The digest the complete file must have. `None`: not known.
     pub sha256: Option<[u8; 32]>,
-    /// Whether lent lanes may be used.
+    /// Whether lent lanes may be used, and what members have.
     pub pool: bool,
+    /// It is offered by a member, and there is no origin: the URL is only its name. `None`: it comes from the URL.
+    pub shared: Option<Shared>,
+}
+
+/// What a member offers by hand (see [`Household::offered`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// What it is called: a wish, made safe before it becomes a file's name.
+    pub name: String,
+    /// Which content it is.
+    pub subject: Subject,
+    /// The digest that whoever offers it names.
+    pub sha256: [u8; 32],
+    /// Its length in bytes.
+    pub total: u64,
 }
 
 /// What a download works with.
@@ -66,6 +84,8 @@ pub struct Context {
     pub lanes: watch::Receiver<LaneSet>,
     /// TLS towards origins: see [`client_config`](crate::transfer::client_config).
     pub tls: Arc<ClientConfig>,
+    /// What members have, and what this device lets them have. `None`: nothing is shared.
+    pub household: Option<Household>,
     /// The scope the download's tasks live in.
     pub tasks: Tasks,
 }
@@ -90,6 +110,10 @@ pub struct Outcome {
     pub best_single: Option<Rate>,
     /// Whether more than one lane brought bytes.
     pub pooled: bool,
+    /// What members' disks brought: whose, what they are called, and how many bytes.
+    pub members: Vec<(PeerId, String, u64)>,
+    /// Who vouches for what they brought, where neither a digest nor the origin proves all of it.
+    pub attested: Option<String>,
     /// Something the user should know, in words.
     pub note: Option<String>,
 }

@@ -11,7 +11,7 @@ use url::Url;
 pub(super) const MAX_HOPS: usize = 10;
 /// Headers of the user's that say nothing secret; all others stay with the original origin, for any of them may be a
 /// credential (`PRIVATE-TOKEN`, `X-Api-Key`), not only `Authorization` and `Cookie`.
-const HARMLESS: [HeaderName; 3] = [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT];
+pub(super) const HARMLESS: [HeaderName; 3] = [ACCEPT, ACCEPT_LANGUAGE, USER_AGENT];
 
 /// Why a redirect is not followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -15,6 +15,7 @@ use super::ask::{Answer, AskError, Question, ask};
 use super::flow::{Flow, FlowError, Report, Sink};
 use super::generation;
 use super::route::Route;
+use super::source::Right;
 use crate::lane::DialError;
 use crate::store::Generation;
 use crate::store::StoreError;
@@ -22,6 +23,7 @@ use crate::stripe::Failure;
 use crate::stripe::LeaseId;
 use crate::transfer::{Connection, Endpoint, OpenError};
 use crate::types::ByteRange;
+use crate::types::PeerId;
 
 /// How long a lane rests that shows a page of its own instead of the content: a captive portal (HTTP-20).
 const QUARANTINE: Duration = Duration::from_secs(60);
@@ -40,6 +42,8 @@ pub(super) struct Fetch {
 pub(super) enum News {
     /// So many more bytes of the lease are written.
     Bytes(LeaseId, u64),
+    /// A source brought a piece that is right, and what the lease wants of it is written.
+    Right(LeaseId, Right),
     /// The worker is through, having come so far.
     Ended(LeaseId, u64, End),
 }
@@ -66,6 +70,10 @@ pub(super) enum End {
         /// Which, where the answer says it.
         seen: Option<Generation>,
     },
+    /// The holder served something else than this piece.
+    Wrong(u64),
+    /// This witness vouched for something else than the origin has.
+    Lied(PeerId),
     /// The disk failed.
     Store(StoreError),
 }

@@ -17,8 +17,9 @@ use crate::uplink::limit::Bucket;
 
 use super::reports;
 use super::session::{LEAVING, PROTOCOL};
+use super::tunnel::{self, Request};
 use super::wire::{self, Home, Message, Offer, Refusal, WireError};
-use super::{Incoming, Inner, Lends, Link, LinkEvent};
+use super::{Inner, Lends, Link, LinkEvent};
 
 /// The peer's tier fell: what it may do now is agreed on anew. The reason is the statement that says so.
 const FELL: VarInt = VarInt::from_u32(8);
@@ -74,7 +75,7 @@ pub(super) async fn live(
                 }
             }
             () = tell(&inner, &link, &mut send, (offers, tier), &mut steps) => {}
-            () = accept_tunnels(&inner, &link) => {}
+            () = accept_streams(&inner, &link) => {}
             () = reports::hear(&link) => {}
             () = inner.tasks.token().cancelled() => {
                 // Best effort: the close that follows says the same.
@@ -247,6 +248,7 @@ async fn tell(
                 if tier > told {
                     told = tier;
                     link.widen();
+                    link.admit();
                     tracing::info!(peer = %link.peer.short(), name = ?link.name, "the peer is a {tier} now");
                     inner.trust.called(link.peer, &link.name);
                     offers.mark_changed();
@@ -311,17 +313,26 @@ pub(super) fn hear_last_word(inner: &Inner, connection: &quinn::Connection, peer
     }
 }
 
-/// Hands the peer's requests for tunnels on; returns when the link is gone.
-async fn accept_tunnels(inner: &Arc<Inner>, link: &Arc<Link>) {
-    while let Ok((send, recv)) = link.connection.accept_bi().await {
-        let tunnels: mpsc::Sender<Incoming> = inner.tunnels.clone();
-        let (peer, tier, connection) = (link.peer, link.tier(), link.connection.clone());
-        inner.tasks.spawn("tunnel-request", async move {
-            let Some(incoming) = Incoming::read(peer, tier, connection, (send, recv)).await else {
-                return;
-            };
-            if let Err(mpsc::error::TrySendError::Full(incoming)) = tunnels.try_send(incoming) {
-                incoming.refuse(Refusal::Busy).await;
+/// Hands the peer's requests for tunnels on, and what it asks the household; returns when the link is gone.
+async fn accept_streams(inner: &Arc<Inner>, link: &Arc<Link>) {
+    while let Ok(stream) = link.connection.accept_bi().await {
+        let (inner, link) = (Arc::clone(inner), Arc::clone(link));
+        let tasks = inner.tasks.clone();
+        tasks.spawn("stream-request", async move {
+            match tunnel::accept(&link, stream).await {
+                Some(Request::Tunnel(incoming)) => {
+                    let full = inner.tunnels.try_send(incoming);
+                    if let Err(mpsc::error::TrySendError::Full(incoming)) = full {
+                        incoming.refuse(Refusal::Busy).await;
+                    }
+                }
+                // Where nobody is there to answer, or too many ask, the stream ends as one of an unknown kind does.
+                Some(Request::Share(asked)) => {
+                    if let Some(to) = inner.asked.get() {
+                        drop(to.try_send(asked));
+                    }
+                }
+                None => {}
             }
         });
     }

@@ -28,6 +28,9 @@ const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
 /// Streams one peer may have open. Twice what the relay lets one peer use, because quinn tells the other end of freed
 /// streams only by the eighth: a borrower at the relay's limit must still be able to ask, to hear that it is busy.
 const MAX_TUNNELS: u32 = 32;
+/// Streams of a member: the household's (`share`) come on top, 8 watches and 16 fetches, and again some to be told that there
+/// are too many.
+const MAX_MEMBERS_STREAMS: u32 = MAX_TUNNELS + 32;
 /// The control stream, and one spare while it is replaced.
 const MAX_UNI: u32 = 2;
 /// Bandwidth-delay product of gigabit Ethernet at 8 ms, a loaded Wi-Fi's round trip.
@@ -97,8 +100,8 @@ pub(super) const fn wide() -> VarInt {
 }
 
 /// The streams of a peer that has greeted.
-pub(super) const fn tunnels() -> VarInt {
-    VarInt::from_u32(MAX_TUNNELS)
+pub(super) const fn streams(member: bool) -> VarInt {
+    VarInt::from_u32(if member { MAX_MEMBERS_STREAMS } else { MAX_TUNNELS })
 }
 
 fn transport() -> TransportConfig {

@@ -1,5 +1,5 @@
 //! The authenticated transport between peers: one QUIC connection to each, with a control stream each way and one
-//! stream for each tunnel.
+//! stream for each tunnel and for each thing that is asked of the household.
 //!
 //! A link begins with a handshake that proves both keys, then both ends say [`Hello`]; only then does the peer exist
 //! for the rest of the program. Discovery, addresses and names are hints and prove nothing.
@@ -8,6 +8,7 @@
 //! that is not on the LAN; every wait, queue and buffer is bounded.
 
 mod answers;
+mod asked;
 mod control;
 mod endpoint;
 mod notices;
@@ -18,6 +19,7 @@ mod table;
 mod tunnel;
 pub mod wire;
 
+pub use asked::{Asked, Exchange};
 pub use endpoint::SOCKET_BUFFER;
 pub use reports::Reporter;
 pub use tunnel::{Incoming, TunnelError, TunnelStream};
@@ -26,22 +28,24 @@ pub use wire::{Hello, Home, MAX_BEHIND, Offer, Open, Refusal};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use serde::Serialize;
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 
 use crate::identity::DeviceKey;
 use crate::task::Tasks;
-use crate::trust::{Tier, Trust};
+use crate::trust::{Right, Tier, Trust};
 use crate::types::PeerId;
 use crate::uplink::Network;
 
 use notices::Notices;
 use reports::Reports;
 use table::Table;
+use wire::WireError;
 
 /// Both ends prove their keys within this, on a LAN a matter of milliseconds.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(5);
@@ -156,7 +160,7 @@ pub enum DialError {
     Version,
     /// The peer did not behave as one.
     #[error("the peer broke the protocol: {0}")]
-    Protocol(#[from] wire::WireError),
+    Protocol(#[from] WireError),
 }
 
 /// News of links.
@@ -278,6 +282,25 @@ impl Link {
         self.connection.set_receive_window(endpoint::wide());
     }
 
+    /// The peer may open as many streams as one of its tier needs.
+    fn admit(&self) {
+        let streams = endpoint::streams(self.tier().may(Right::Share));
+        self.connection.set_max_concurrent_bi_streams(streams);
+    }
+
+    /// Opens a stream with a question of the household's; the peer answers on it, or ends it.
+    ///
+    /// # Errors
+    /// Where the link is gone.
+    pub async fn ask(&self, kind: u16, body: &impl Serialize) -> Result<Exchange, WireError> {
+        self.widen();
+        let opened = self.connection.open_bi().await;
+        let (send, recv) = opened.map_err(|e| WireError::Io(e.into()))?;
+        let mut stream = Exchange::new(send, recv);
+        stream.say(kind, body).await?;
+        Ok(stream)
+    }
+
     /// Asks the peer to open a tunnel; gives the address it reached and the stream.
     ///
     /// # Errors
@@ -308,6 +331,8 @@ struct Inner {
     notices: Mutex<Notices>,
     events: mpsc::Sender<LinkEvent>,
     tunnels: mpsc::Sender<Incoming>,
+    /// To whoever answers for the household, once there is somebody.
+    asked: OnceLock<mpsc::Sender<Asked>>,
     tasks: Tasks,
     handshakes: Semaphore,
 }
@@ -347,6 +372,7 @@ impl Links {
             notices: Mutex::default(),
             events,
             tunnels,
+            asked: OnceLock::new(),
             tasks: tasks.clone(),
             handshakes: Semaphore::new(endpoint::MAX_HANDSHAKES),
         });
@@ -357,6 +383,14 @@ impl Links {
     /// Who is trusted, and how far.
     pub fn trust(&self) -> &Trust {
         &self.inner.trust
+    }
+
+    /// From now on members' questions to the household come by this; before the first call, and where it is dropped, they
+    /// are treated as what no version knows. Only the first one that is given out brings any.
+    pub fn asked(&self) -> mpsc::Receiver<Asked> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let _ = self.inner.asked.set(sender);
+        receiver
     }
 
     /// The UDP port peers reach us at.

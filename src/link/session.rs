@@ -18,7 +18,7 @@ use super::control::{BLOCKED, Control, STEPS_WAITING, hear_last_word, last_word,
 use super::reports::Reports;
 use super::table::{Entry, Verdict};
 use super::wire::{self, Hello, Home, Message, WireError};
-use super::{DialError, HANDSHAKE_WITHIN, Inner, Lends, Link, endpoint, unmapped};
+use super::{DialError, HANDSHAKE_WITHIN, Inner, Lends, Link, unmapped};
 
 /// The end leaves; nothing is wrong.
 pub(super) const LEAVING: VarInt = VarInt::from_u32(0);
@@ -220,7 +220,7 @@ async fn establish(
             if let Some(other) = evicted {
                 other.connection.close(FULL, b"");
             }
-            link.connection.set_max_concurrent_bi_streams(endpoint::tunnels());
+            link.admit();
             if crossed {
                 tracing::debug!(peer = %peer.short(), "another link to that peer took the first one's place");
             } else if inner.notices().may_speak_of(peer, Instant::now())

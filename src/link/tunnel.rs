@@ -6,21 +6,24 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use quinn::{RecvStream, SendStream, VarInt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::trust::Tier;
+use crate::trust::{Right, Tier};
 use crate::types::PeerId;
 use crate::uplink::sent::Sent;
 
+use super::Link;
+use super::asked::{Asked, Exchange};
 use super::reports::{Metered, Reporter, Reports};
-use super::wire::{self, Answer, Open, Refusal, WireError};
+use super::wire::{self, Answer, First, Open, Refusal, WireError};
 
 /// A stream that is cut off rather than ended.
-const ABORTED: VarInt = VarInt::from_u32(1);
+pub(super) const ABORTED: VarInt = VarInt::from_u32(1);
 /// A lender resolves and dials for at most 10 s; after that and a LAN round trip there will be no answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(12);
 /// The request follows the opening of a stream at once; who waits here only holds a stream.
@@ -51,7 +54,7 @@ pub(super) async fn open(
 ) -> Result<(SocketAddr, TunnelStream), TunnelError> {
     let answered = tokio::time::timeout(ANSWER_WITHIN, async {
         let (send, recv) = connection.open_bi().await?;
-        let mut stream = TunnelStream::new(send, recv);
+        let mut stream = TunnelStream::new(Exchange::new(send, recv));
         wire::send_open(&mut stream, open).await?;
         let answer = wire::receive_answer(&mut stream).await?;
         Ok::<_, TunnelError>((answer, stream))
@@ -60,13 +63,52 @@ pub(super) async fn open(
         Ok(Ok((Answer::Opened(address), mut stream))) => {
             // Who can hear reports makes them.
             let reported = connection.max_datagram_size().is_some();
-            stream.metered = Some(reports.meter(stream.send.id().index(), reported));
+            stream.metered = Some(reports.meter(stream.way.send.id().index(), reported));
             Ok((address, stream))
         }
         Ok(Ok((Answer::Refused(reason), _))) => Err(reason.into()),
         Ok(Err(e)) => Err(e),
         Err(_) => Err(TunnelError::Timeout),
     }
+}
+
+/// Reads what a stream is for that a peer opened.
+pub(super) async fn accept(link: &Arc<Link>, (send, recv): (SendStream, RecvStream)) -> Option<Request> {
+    let mut way = Exchange::new(send, recv);
+    let (peer, tier) = (link.peer, link.tier());
+    // It may have lost its standing since it opened the stream.
+    let share = || link.tier().may(Right::Share);
+    let first = tokio::time::timeout(OPEN_WITHIN, wire::receive_first(&mut way.recv, share)).await;
+    match first {
+        Ok(Ok(First::Open(open))) => Some(Request::Tunnel(Incoming {
+            peer,
+            tier,
+            open,
+            connection: link.connection.clone(),
+            stream: TunnelStream::new(way),
+        })),
+        Ok(Ok(First::Share(kind, body))) => Some(Request::Share(Asked {
+            peer,
+            link: Arc::clone(link),
+            kind,
+            body,
+            stream: way,
+        })),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a peer's stream did not begin with a request");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// What a peer's stream begins with.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// It wants a tunnel.
+    Tunnel(Incoming),
+    /// It asks the household something.
+    Share(Asked),
 }
 
 /// A peer's request for a tunnel, to be accepted or refused.
@@ -83,34 +125,9 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Reads the request from a stream the peer opened.
-    pub(super) async fn read(
-        peer: PeerId,
-        tier: Tier,
-        connection: quinn::Connection,
-        (send, recv): (SendStream, RecvStream),
-    ) -> Option<Self> {
-        let mut stream = TunnelStream::new(send, recv);
-        let open = tokio::time::timeout(OPEN_WITHIN, wire::receive_open(&mut stream)).await;
-        match open {
-            Ok(Ok(open)) => Some(Self {
-                peer,
-                tier,
-                open,
-                connection,
-                stream,
-            }),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a peer's stream did not begin with a request");
-                None
-            }
-            Err(_) => None,
-        }
-    }
-
     /// What tells the borrower how much of the tunnel has been handed to the origin, once it is accepted.
     pub fn reporter(&self) -> Reporter {
-        Reporter::new(self.connection.clone(), self.stream.send.id().index())
+        Reporter::new(self.connection.clone(), self.stream.way.send.id().index())
     }
 
     /// Says that the tunnel is open and leads to `address`.
@@ -130,7 +147,7 @@ impl Incoming {
             .await
             .is_ok()
         {
-            self.stream.finish();
+            self.stream.way.finish();
         }
     }
 }
@@ -139,41 +156,19 @@ impl Incoming {
 /// waits with what is too far ahead of what the lender has handed on.
 #[derive(Debug)]
 pub struct TunnelStream {
-    send: SendStream,
-    recv: RecvStream,
+    way: Exchange,
     /// At the borrower's end, once it is open.
     metered: Option<Metered>,
-    finished: bool,
 }
 
 impl TunnelStream {
-    const fn new(send: SendStream, recv: RecvStream) -> Self {
-        Self {
-            send,
-            recv,
-            metered: None,
-            finished: false,
-        }
+    const fn new(way: Exchange) -> Self {
+        Self { way, metered: None }
     }
 
     /// How much the lender has handed to the origin; `None` at the lender's own end.
     pub fn sent(&self) -> Option<Sent> {
         self.metered.as_ref().map(Metered::sent)
-    }
-
-    fn finish(&mut self) {
-        // An error says that the peer has stopped reading: nothing is left to end.
-        let _ = self.send.finish();
-        self.finished = true;
-    }
-}
-
-impl Drop for TunnelStream {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = self.send.reset(ABORTED);
-        }
-        let _ = self.recv.stop(ABORTED);
     }
 }
 
@@ -183,7 +178,7 @@ impl AsyncRead for TunnelStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+        AsyncRead::poll_read(Pin::new(&mut self.way.recv), cx, buf)
     }
 }
 
@@ -195,7 +190,7 @@ impl AsyncWrite for TunnelStream {
             None => usize::MAX,
         };
         let written = ready!(AsyncWrite::poll_write(
-            Pin::new(&mut this.send),
+            Pin::new(&mut this.way.send),
             cx,
             &buf[..buf.len().min(room)]
         ))?;
@@ -206,13 +201,11 @@ impl AsyncWrite for TunnelStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
+        AsyncWrite::poll_flush(Pin::new(&mut self.way.send), cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.finished {
-            self.finish();
-        }
+        self.way.finish();
         Poll::Ready(Ok(()))
     }
 }

@@ -23,7 +23,7 @@ pub const MAX_STATEMENTS: usize = 256;
 /// A step of a ceremony: a point of a curve, a hash, a nonce.
 pub const MAX_CEREMONY: usize = 2 * 1024;
 /// As DNS has it.
-const MAX_NAME_BYTES: usize = 63;
+pub const MAX_NAME_BYTES: usize = 63;
 
 /// The first message each way on a control stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,6 +161,12 @@ const CEREMONY: u16 = 6;
 const OPEN: u16 = 16;
 const ANSWER: u16 = 17;
 const REPORT: u16 = 32;
+/// The kinds that are the household's (`share`): of these, streams are opened with [`WATCH`], [`FETCH`] and [`LIST`].
+pub const WATCH: u16 = 48;
+/// See [`WATCH`].
+pub const FETCH: u16 = 56;
+/// See [`WATCH`].
+pub const LIST: u16 = 57;
 
 /// Writes one control message.
 ///
@@ -231,6 +237,30 @@ pub async fn send_open(stream: &mut (impl AsyncWrite + Unpin), open: &Open) -> R
     Ok(stream.write_all(&encode(OPEN, open)?).await?)
 }
 
+/// What a peer opens a stream for.
+#[derive(Debug)]
+pub(super) enum First {
+    /// A tunnel.
+    Open(Open),
+    /// Something of the household's: of which kind, and what it says.
+    Share(u16, Vec<u8>),
+}
+
+/// Reads the frame that a stream begins with.
+///
+/// # Errors
+/// As [`receive`], and where no stream begins so, or not one of a peer that may not `share`.
+pub(super) async fn receive_first(
+    stream: &mut (impl AsyncRead + Unpin),
+    share: impl FnOnce() -> bool,
+) -> Result<First, WireError> {
+    let (kind, body) = read_frame(stream).await?;
+    if [WATCH, FETCH, LIST].contains(&kind) && share() {
+        return Ok(First::Share(kind, body));
+    }
+    expect(OPEN, (kind, body)).map(First::Open)
+}
+
 /// Reads the request that opens a tunnel.
 ///
 /// # Errors
@@ -297,7 +327,7 @@ fn clean_offers(offers: Vec<Offer>) -> Vec<Offer> {
         if kept.len() == MAX_UPLINKS {
             break;
         }
-        if kept.iter().all(|k| k.id != offer.id) {
+        if offer.kind != UplinkKind::Household && kept.iter().all(|k| k.id != offer.id) {
             offer.name = clean(&offer.name);
             kept.push(offer);
         }
@@ -305,7 +335,11 @@ fn clean_offers(offers: Vec<Offer>) -> Vec<Offer> {
     kept
 }
 
-fn encode(kind: u16, body: &impl Serialize) -> Result<Vec<u8>, WireError> {
+/// A frame.
+///
+/// # Errors
+/// Where the body is longer than [`MAX_FRAME`].
+pub fn encode(kind: u16, body: &impl Serialize) -> Result<Vec<u8>, WireError> {
     let mut frame = vec![0; 6];
     frame[4..].copy_from_slice(&kind.to_be_bytes());
     let mut frame = postcard::to_extend(body, frame).map_err(|_| WireError::Malformed)?;
@@ -318,7 +352,11 @@ fn encode(kind: u16, body: &impl Serialize) -> Result<Vec<u8>, WireError> {
     Ok(frame)
 }
 
-async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<(u16, Vec<u8>), WireError> {
+/// Reads one frame: its kind and its body.
+///
+/// # Errors
+/// As [`receive`].
+pub(super) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Result<(u16, Vec<u8>), WireError> {
     let mut head = [0; 6];
     stream.read_exact(&mut head).await?;
     let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
@@ -339,7 +377,10 @@ fn expect<T: DeserializeOwned>(wanted: u16, (kind, body): (u16, Vec<u8>)) -> Res
 }
 
 /// Later versions may append fields: what follows the known ones is ignored.
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
+///
+/// # Errors
+/// Where the body is not of that type.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, WireError> {
     postcard::take_from_bytes(body)
         .map(|(value, _)| value)
         .map_err(|_| WireError::Malformed)

@@ -11,17 +11,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{
     self, Approval, ApproveRequest, Change, Done, Failed, GetRequest, Handler, Household, PutRequest, Reply,
-    Status, Transfer,
+    SCHEME, ShareRequest, SharedFiles, Status, Transfer,
 };
 use crate::download::{self, Files};
+use crate::share;
 use crate::transfer::{self, LaneState};
-use crate::types::LaneId;
+use crate::types::{LaneId, UplinkKind};
 use crate::upload::{self, Sources, Stop};
 
 use super::Node;
 use super::household;
 use super::jobs;
+use super::offer;
 use super::rates::{Brought, Rates};
+use super::shared;
 use super::status::{self, way};
 
 /// Transfers under way, by a number that is never used again.
@@ -50,17 +53,31 @@ impl Handler for Node {
         status::of(self)
     }
 
-    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> Result<Transfer, Failed> {
-        let job = jobs::download(&request)?;
-        let stop = self.transfer_tasks.token().child_token();
-        let (progress, outcome) = self.download(job, files, stop.clone())?;
-        let outcome = outcome.map(|result| result.map(Done::from).map_err(Failed::from));
-        Ok(Transfer {
-            progress: self.told(progress, false),
-            outcome: outcome.boxed(),
-            abort: stop.clone(),
-            stop,
-        })
+    fn get(&self, request: GetRequest, files: Arc<dyn Files>) -> BoxFuture<'_, Result<Transfer, Failed>> {
+        async move {
+            let job = match request.url.strip_prefix(SCHEME) {
+                Some(what) => jobs::shared(&request, shared::wanted(self, what).await?)?,
+                None => jobs::download(&request)?,
+            };
+            let by_hand = job.shared.is_some();
+            let stop = self.transfer_tasks.token().child_token();
+            let (progress, outcome) = self.download(job, files, stop.clone())?;
+            let outcome = outcome.map(move |result| {
+                let mut done = result.map(Done::from)?;
+                if by_hand {
+                    // Nobody would have fetched it over the internet.
+                    done.saved = 0;
+                }
+                Ok(done)
+            });
+            Ok(Transfer {
+                progress: self.told(progress, false),
+                outcome: outcome.boxed(),
+                abort: stop.clone(),
+                stop,
+            })
+        }
+        .boxed()
     }
 
     fn put(&self, request: PutRequest, sources: Arc<dyn Sources>, user: u32) -> Result<Transfer, Failed> {
@@ -78,6 +95,18 @@ impl Handler for Node {
             stop: stop.stop,
             abort: stop.abort,
         })
+    }
+
+    fn share(&self, request: ShareRequest, sources: Arc<dyn Sources>) -> Result<Transfer, Failed> {
+        offer::begin(self, &request, sources)
+    }
+
+    fn unshare(&self, what: String) -> BoxFuture<'_, Result<SharedFiles, Failed>> {
+        async move { offer::end(self, &what) }.boxed()
+    }
+
+    fn shared(&self) -> BoxFuture<'_, SharedFiles> {
+        shared::all(self).boxed()
     }
 
     fn peers(&self) -> Household {
@@ -112,13 +141,19 @@ impl Node {
         let context = download::Context {
             lanes: self.lanes(),
             tls: self.origin_tls()?,
+            household: self.household().cloned(),
             tasks: self.transfer_tasks.child(),
         };
         let (sender, progress) = watch::channel(transfer::Progress::default());
         let number = self.register(progress.clone(), false);
         let transfers = Arc::clone(&self.transfers);
         let running = self.transfer_tasks.spawn_graceful("download", async move {
+            // What is offered by hand nobody would have fetched over the internet.
+            let saves = context.household.clone().filter(|_| job.shared.is_none());
             let outcome = download::run(job, files, context, sender, stop).await;
+            if let (Some(household), Ok(outcome)) = (saves, &outcome) {
+                count(&household, outcome);
+            }
             unlocked(&transfers).running.remove(&number);
             outcome
         });
@@ -208,6 +243,15 @@ fn unlocked(transfers: &std::sync::Mutex<Transfers>) -> MutexGuard<'_, Transfers
     transfers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Counts what members brought, and what uplinks did beside that.
+fn count(household: &share::Household, outcome: &download::Outcome) {
+    let from_members: u64 = outcome.members.iter().map(|(_, _, bytes)| bytes).sum();
+    let over_uplinks: u64 = outcome.lanes.iter().map(|(_, bytes)| bytes).sum();
+    if from_members > 0 {
+        household.brought(from_members, over_uplinks);
+    }
+}
+
 /// Passes a transfer's progress on in the API's words.
 async fn follow(
     mut from: watch::Receiver<transfer::Progress>,
@@ -225,7 +269,9 @@ async fn learn(mut progress: watch::Receiver<transfer::Progress>, rates: Rates) 
     while progress.changed().await.is_ok() {
         let now = Instant::now();
         let lanes = progress.borrow_and_update().lanes.clone();
-        for lane in lanes {
+        // A disk in the house says nothing of a line.
+        let uplinks = lanes.into_iter().filter(|l| l.info.kind != UplinkKind::Household);
+        for lane in uplinks {
             let seen = before.insert(lane.info.id, lane.bytes).unwrap_or_default();
             let brought = Brought {
                 bytes: lane.bytes.saturating_sub(seen),

@@ -6,10 +6,10 @@ use std::str::FromStr;
 use hyper::header::{HeaderName, HeaderValue};
 use url::Url;
 
-use crate::api::convert::USAGE;
-use crate::api::{Failed, GetRequest, PutRequest, S3Access};
+use crate::api::convert::{CHECKSUM, USAGE};
+use crate::api::{Failed, GetRequest, PutRequest, S3Access, SCHEME};
 use crate::download;
-use crate::types::sha256_from_hex;
+use crate::types::{hex, sha256_from_hex};
 use crate::upload;
 use crate::upload::S3Options;
 
@@ -27,6 +27,45 @@ pub(super) fn download(request: &GetRequest) -> Result<download::Job, Failed> {
         headers: headers(&request.headers)?,
         sha256,
         pool: request.pool,
+        shared: None,
+    })
+}
+
+/// What the household offers by hand: there is no origin that anything could be sent to.
+///
+/// # Errors
+/// Where the request asks for what only an origin has, or for something else than what is offered.
+pub(super) fn shared(request: &GetRequest, shared: download::Shared) -> Result<download::Job, Failed> {
+    if !request.headers.is_empty() {
+        return Err(wrong(format!(
+            "-H is not for {SCHEME}: it comes from members' disks"
+        )));
+    }
+    if !request.pool {
+        return Err(wrong(format!(
+            "--no-pool is not for {SCHEME}: only members have it"
+        )));
+    }
+    let digest = hex(&shared.sha256);
+    if let Some(other) = request
+        .sha256
+        .as_ref()
+        .filter(|d| !d.eq_ignore_ascii_case(&digest))
+    {
+        return Err(Failed {
+            code: CHECKSUM,
+            message: format!(
+                "what is offered as `{}` has the SHA-256 {digest}, not {other}",
+                shared.name
+            ),
+        });
+    }
+    Ok(download::Job {
+        url: url(&format!("{SCHEME}{digest}"), "https://example.org/file")?,
+        headers: Vec::new(),
+        sha256: Some(shared.sha256),
+        pool: true,
+        shared: Some(shared),
     })
 }
 
@@ -133,6 +172,33 @@ mod tests {
             "{}",
             failed.message
         );
+    }
+
+    #[test]
+    fn what_members_offer_is_asked_for_without_what_only_an_origin_takes() {
+        let offered = || download::Shared {
+            name: "film.mkv".into(),
+            subject: crate::share::Subject([1; 32]),
+            sha256: [0xab; 32],
+            total: 7,
+        };
+        let plain = || GetRequest {
+            url: "shared:film.mkv".into(),
+            headers: Vec::new(),
+            sha256: Some("AB".repeat(32)),
+            pool: true,
+        };
+        let job = shared(&plain(), offered()).unwrap();
+        assert_eq!(job.url.as_str(), format!("shared:{}", "ab".repeat(32)));
+        assert_eq!((job.sha256, job.shared), (Some([0xab; 32]), Some(offered())));
+        let code = |change: fn(&mut GetRequest)| {
+            let mut request = plain();
+            change(&mut request);
+            shared(&request, offered()).unwrap_err().code
+        };
+        assert_eq!(code(|r| r.headers = vec![("A".into(), "b".into())]), USAGE);
+        assert_eq!(code(|r| r.pool = false), USAGE);
+        assert_eq!(code(|r| r.sha256 = Some("cd".repeat(32))), CHECKSUM);
     }
 
     #[test]

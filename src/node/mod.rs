@@ -13,8 +13,10 @@ mod homes;
 mod household;
 mod jobs;
 mod lanes;
+mod offer;
 mod rates;
 mod run;
+mod shared;
 mod status;
 mod vouching;
 mod whereabouts;
@@ -37,6 +39,9 @@ use crate::identity::{DeviceKey, StateDir, StateError};
 use crate::lane::LaneSet;
 use crate::link::{DEFAULT_PORT, LinkConfig, LinkError, Links};
 use crate::relay::{self, Relay};
+use crate::share;
+use crate::share::Household;
+use crate::share::Shelf;
 use crate::task::Tasks;
 use crate::trust::{Secret, Trust};
 use crate::types::PeerId;
@@ -88,6 +93,8 @@ pub struct NodeConfig {
     pub doors: Doors,
     /// Devices that know the same vouch for each other.
     pub passphrase: Option<Secret>,
+    /// How this device takes part in the household's downloads.
+    pub share: share::Config,
     /// TLS towards origins; `None`: the system's authorities, read at the first download.
     pub origins: Option<Arc<rustls::ClientConfig>>,
 }
@@ -142,6 +149,8 @@ pub struct Live {
     pub peers: Vec<SocketAddr>,
     /// Who may lend and borrow without being vouched for.
     pub doors: Doors,
+    /// How this device takes part in the household's downloads.
+    pub share: share::Config,
 }
 
 /// One after the other, what a node does when it stops.
@@ -195,6 +204,9 @@ pub struct Node {
     doors: watch::Sender<Doors>,
     trust: Trust,
     vouching: Vouching,
+    /// `None`: another process does it for this device.
+    household: Option<Household>,
+    began: Instant,
     limiters: Limiters,
     orders: mpsc::Sender<run::Order>,
     transfer_tasks: Tasks,
@@ -256,6 +268,13 @@ impl Node {
         };
         let (links, link_events, tunnels) = start_links(link_config, config.port, &key, &tasks)?;
         let port = links.port()?;
+        // A guest beside the device's own process is no member, and must not write what that one keeps.
+        let household = config.state.is_ours().then(|| {
+            let shelf = Shelf::open(&config.state, config.share);
+            Household::start(config.share, &key, &trust, shelf, &tasks)
+        });
+        // Where nobody answers, members hear what any version says to what it does not know.
+        let asked = household.as_ref().map(|_| links.asked());
         let discovery = DiscoveryConfig {
             port,
             interfaces: config.interfaces.clone(),
@@ -280,6 +299,8 @@ impl Node {
             doors,
             trust,
             vouching: vouching.clone(),
+            household: household.clone(),
+            began: Instant::now(),
             limiters,
             orders,
             transfer_tasks: tasks.child(),
@@ -296,6 +317,8 @@ impl Node {
             links,
             link_events,
             tunnels,
+            asked,
+            household,
             found,
             relay,
             lanes,
@@ -323,6 +346,11 @@ impl Node {
         self.port
     }
 
+    /// The household, while this device takes part in it.
+    fn household(&self) -> Option<&Household> {
+        self.household.as_ref().filter(|household| household.is_enabled())
+    }
+
     /// The lanes there are.
     pub fn lanes(&self) -> watch::Receiver<LaneSet> {
         self.lanes.clone()
@@ -342,6 +370,9 @@ impl Node {
         self.limiters.limit_wires(live.rules.caps(), Instant::now());
         self.relay
             .change(live.allow, live.ports, live.limits, live.doors.lend);
+        if let Some(household) = &self.household {
+            household.configure(live.share);
+        }
         self.rules.send_replace(live.rules);
         self.doors.send_replace(live.doors);
         // Without a loop the node is stopping, and has nobody to dial any more.

@@ -14,8 +14,9 @@ use tokio::time::MissedTickBehavior;
 use crate::clock::{Jump, Jumps, Reading};
 use crate::discovery::Event as Found;
 use crate::identity::StateDir;
-use crate::link::{DialError, Gate, Home, Incoming, Lends, Link, LinkEvent, Links, Offer};
+use crate::link::{Asked, DialError, Gate, Home, Incoming, Lends, Link, LinkEvent, Links, Offer};
 use crate::relay::Relay;
+use crate::share::Household;
 use crate::task::Tasks;
 use crate::trust::{Right, Tier};
 use crate::types::PeerId;
@@ -68,6 +69,9 @@ pub(super) struct Run {
     pub(super) links: Links,
     pub(super) link_events: mpsc::Receiver<LinkEvent>,
     pub(super) tunnels: mpsc::Receiver<Incoming>,
+    /// What members ask; `None`: nobody here answers them.
+    pub(super) asked: Option<mpsc::Receiver<Asked>>,
+    pub(super) household: Option<Household>,
     pub(super) found: mpsc::Receiver<Found>,
     pub(super) relay: Relay,
     pub(super) lanes: Lanes,
@@ -129,6 +133,11 @@ impl Run {
                     self.relay.serve(incoming);
                     lending.begin();
                 }
+                Some(asked) = next(&mut self.asked) => {
+                    if let Some(household) = &self.household {
+                        household.asked(asked);
+                    }
+                }
                 Ok(()) = self.network.changed() => self.network_changed(),
                 Ok(()) = self.doors.changed() => self.doors_changed(),
                 _ = clocks.tick() => {
@@ -161,6 +170,7 @@ impl Run {
             LinkEvent::Up(link) => {
                 self.lanes_of(&link);
                 self.vouching.linked(&link);
+                self.share_with(&link);
                 let keeps = |peer| self.links.trust().may(peer, Right::Place);
                 self.book.met(link.peer(), link.address(), keeps);
                 // Should the link break while multicast does not get through either.
@@ -170,11 +180,16 @@ impl Run {
             LinkEvent::Changed(peer) => {
                 if let Some(link) = self.links.all().iter().find(|l| l.peer() == peer) {
                     self.lanes_of(link);
+                    // It may have risen.
+                    self.share_with(link);
                 }
             }
             LinkEvent::Ceremony { link, words } => return self.vouching.heard(&link, &words),
             LinkEvent::Down(link) => {
                 self.vouching.gone(&link);
+                if let Some(household) = &self.household {
+                    household.unlinked(&link);
+                }
                 self.lanes.link_gone(&link);
                 // A device that was refused as a copy of another asks again at its own pace.
                 if !link.is_refused_as_copy() {
@@ -194,6 +209,12 @@ impl Run {
             self.lanes.peer(link);
         } else {
             self.lanes.peer_gone(link.peer());
+        }
+    }
+
+    fn share_with(&self, link: &Arc<Link>) {
+        if let Some(household) = self.household.as_ref().filter(|_| link.tier().may(Right::Share)) {
+            household.linked(link);
         }
     }
 
@@ -253,6 +274,11 @@ impl Run {
             self.lanes.renew();
         }
     }
+}
+
+/// What comes next by a channel, if there is one.
+async fn next<T>(receiver: &mut Option<mpsc::Receiver<T>>) -> Option<T> {
+    receiver.as_mut()?.recv().await
 }
 
 /// Tells only what is new.

@@ -1,8 +1,9 @@
 //! What `status` says: who is there, which lanes a download would use and why not the others, what to expect of them.
 
-use crate::api::{self, Lent, Progress, Status};
+use crate::api::{self, Lent, Progress, Savings, Status};
 use crate::lane::LaneInfo;
 use crate::link::Link;
+use crate::share::Household;
 use crate::transfer::{self, Planned};
 use crate::types::{Rate, hex};
 
@@ -44,6 +45,7 @@ pub(super) fn of(node: &Node) -> Status {
         forecast: told(forecast(1 + links.len(), &parts)),
         peers: links.iter().map(|l| peer(l)).collect(),
         transfers,
+        savings: node.household.as_ref().map(saved).unwrap_or_default(),
         lent: Lent {
             tunnels: lent.all.open,
             down: lent.all.down,
@@ -65,7 +67,9 @@ pub(super) fn way(info: &LaneInfo) -> Way {
 fn lane(planned: &Planned, rate: Option<Rate>, transfers: &[Progress]) -> api::Lane {
     let info = &planned.info;
     let lent = info.peer.is_some();
-    let same = |l: &&api::LaneProgress| (&l.owner, &l.uplink, l.lent) == (&info.owner, &info.uplink, lent);
+    let same = |l: &&api::LaneProgress| {
+        !l.household && (&l.owner, &l.uplink, l.lent) == (&info.owner, &info.uplink, lent)
+    };
     let in_transfers: Vec<_> = transfers
         .iter()
         .filter_map(|t| t.lanes.iter().find(same))
@@ -100,6 +104,15 @@ fn told(forecast: Forecast) -> api::Forecast {
         alone: forecast.alone.map(Rate::as_bits),
         times: forecast.times,
         text: forecast.to_string(),
+    }
+}
+
+fn saved(household: &Household) -> Savings {
+    let totals = household.totals();
+    Savings {
+        from_members: totals.from_members,
+        over_uplinks: totals.over_uplinks,
+        served: totals.served,
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) trait Medium: fmt::Debug + Send + Sync {
     fn free(&self) -> Option<u64>;
     /// Bytes of disk blocks that the file holds.
     fn held(&self) -> io::Result<u64>;
+    /// The open file once more. `None`: there is none.
+    fn duplicate(&self) -> Option<File>;
 }
 
 impl Medium for File {
@@ -77,5 +79,9 @@ impl Medium for File {
     fn held(&self) -> io::Result<u64> {
         // st_blocks counts 512-byte units whatever the file system's own block is.
         Ok(self.metadata()?.blocks().saturating_mul(512))
+    }
+
+    fn duplicate(&self) -> Option<File> {
+        self.try_clone().ok()
     }
 }

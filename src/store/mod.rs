@@ -32,7 +32,7 @@ mod tests;
 
 pub use claim::{Claim, Difference, Generation, Validator};
 pub use error::StoreError;
-pub use name::safe_name;
+pub use name::{cut_name, safe_name};
 pub use part::{Part, Rechecked, SYNC_BYTES, SYNC_INTERVAL, Synced};
 pub use place::{OpenOptions, OpenedFiles, Place, peek};
 pub use received::{Sender, received_for_reading};

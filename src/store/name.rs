@@ -28,7 +28,7 @@ pub fn safe_name(name: &str) -> Option<String> {
     if is_device(&name) || name.starts_with('-') {
         name.insert(0, '_');
     }
-    let mut name = trimmed(&cut(&name, NAME_MAX - LONGEST_SUFFIX)).to_owned();
+    let mut name = trimmed(&cut_name(&name, NAME_MAX - LONGEST_SUFFIX)).to_owned();
     while let Some(ours) = OURS.iter().find(|ours| ends_with(&name, ours)) {
         let dot = name.len() - ours.len();
         name.replace_range(dot..=dot, "_");
@@ -79,8 +79,8 @@ fn is_device(name: &str) -> bool {
     DEVICES.contains(&stem.as_str()) || numbered.is_some_and(number)
 }
 
-/// At most `max` bytes of the name; its extension stays.
-fn cut(name: &str, max: usize) -> String {
+/// At most `max` bytes of the name, which are at least 16; its extension stays.
+pub fn cut_name(name: &str, max: usize) -> String {
     if name.len() <= max {
         return name.to_owned();
     }

@@ -6,6 +6,8 @@
 //!
 //! Invariants: `suspect` ⊆ `durable` ⊆ `written`, and the journal's claims ⊆ `durable`.
 
+mod pieces;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
@@ -89,6 +91,8 @@ struct State {
     /// Hashed again, and not yet in the journal as such.
     verified: RangeSet,
     leaves: BTreeMap<u64, [u8; 32]>,
+    /// Of pieces that are written and not yet synced, where somebody wanted them before: not hashed again.
+    hashed: BTreeMap<u64, [u8; 32]>,
     /// Counts the times that written bytes were given up: a write that began before must be done again.
     epoch: u64,
     /// When the oldest unsynced byte was first seen by `sync_due`.
@@ -351,7 +355,11 @@ impl Part {
 
     fn hash(&self, pieces: &[u64]) -> io::Result<Vec<Leaf>> {
         let total = self.total.unwrap_or(0);
-        let leaf = |&piece| Ok((piece, digest::leaf(&*self.data, piece_range(piece, total))?));
+        let leaf = |&piece| {
+            let known = lock(&self.state).hashed.get(&piece).copied();
+            let hash = || digest::leaf(&*self.data, piece_range(piece, total));
+            Ok((piece, known.map_or_else(hash, Ok)?))
+        };
         pieces.iter().map(leaf).collect()
     }
 
@@ -361,13 +369,7 @@ impl Part {
             syncing.directory = None;
         }
         if syncing.journal.wants_base() {
-            let mut contents = Contents::new(syncing.claim.clone(), syncing.boot);
-            {
-                let state = lock(&self.state);
-                contents.durable = state.durable.clone();
-                contents.suspect = state.suspect.clone();
-                contents.leaves = state.leaves.clone();
-            }
+            let mut contents = self.contents(syncing);
             for &span in &pending.spans {
                 contents.durable.insert(span);
             }
@@ -376,6 +378,16 @@ impl Part {
         }
         let spans: Vec<ByteRange> = pending.spans.iter().chain(&pending.verified).copied().collect();
         syncing.journal.append(&spans, leaves)
+    }
+
+    /// What the journal should say now.
+    fn contents(&self, syncing: &Syncing) -> Contents {
+        let mut contents = Contents::new(syncing.claim.clone(), syncing.boot);
+        let state = lock(&self.state);
+        contents.durable = state.durable.clone();
+        contents.suspect = state.suspect.clone();
+        contents.leaves = state.leaves.clone();
+        contents
     }
 
     /// The data's sync failed: what was written since the last good one may be gone.
@@ -432,6 +444,7 @@ impl State {
             suspect: contents.suspect,
             verified: RangeSet::new(),
             leaves: contents.leaves,
+            hashed: BTreeMap::new(),
             epoch: 0,
             unsynced_since: None,
             finished: false,
@@ -471,12 +484,36 @@ impl State {
         for span in pending.verified {
             self.verified.remove(span);
         }
+        for (piece, _) in &leaves {
+            self.hashed.remove(piece);
+        }
         self.leaves.extend(leaves);
+    }
+
+    /// These bytes count as never written.
+    fn take_back(&mut self, ranges: &[ByteRange]) {
+        for &range in ranges {
+            for set in [
+                &mut self.written,
+                &mut self.durable,
+                &mut self.suspect,
+                &mut self.verified,
+            ] {
+                set.remove(range);
+            }
+            for piece in range.start / PIECE..range.end.div_ceil(PIECE) {
+                self.leaves.remove(&piece);
+                self.hashed.remove(&piece);
+            }
+        }
+        self.epoch += 1;
+        self.finished = false;
     }
 
     fn give_up(&mut self) -> Vec<ByteRange> {
         let lost = self.unsynced();
         self.written = self.durable.clone();
+        self.hashed.clear();
         self.epoch += 1;
         lost
     }

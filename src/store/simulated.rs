@@ -247,6 +247,10 @@ impl Medium for SimulatedFile {
     fn held(&self) -> io::Result<u64> {
         self.len()
     }
+
+    fn duplicate(&self) -> Option<std::fs::File> {
+        None
+    }
 }
 
 fn put(image: &mut Vec<u8>, offset: usize, data: &[u8]) {

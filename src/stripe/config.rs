@@ -75,6 +75,42 @@ pub(super) const MIN_TAIL: f64 = 96.0 * 1024.0;
 pub(super) const STEAL_COST: f64 = 0.5;
 /// What is stolen is worth this part of the silence its request costs.
 pub(super) const STEAL_WORTH: f64 = 0.5;
+/// Least time between two samples of a source's rate: its bytes come in pieces, so in bursts.
+pub(super) const SOURCE_WINDOW: Duration = Duration::from_millis(500);
+/// So many of these windows have to be over before a source counts as slow.
+pub(super) const SOURCE_WINDOWS: u32 = 3;
+/// A source that brought bytes is silent after this long without any ...
+pub(super) const SOURCE_SILENCE: Duration = Duration::from_millis(1500);
+/// ... or after this many times what the pieces under way take at its rate ...
+pub(super) const PIECES_LATE: f64 = 2.5;
+/// ... but at the latest after this long.
+pub(super) const SOURCE_SILENCE_MOST: Duration = Duration::from_secs(6);
+/// One silent lease on a source that is otherwise alive is ended after this long.
+pub(super) const SOURCE_LEASE_STALL: Duration = Duration::from_secs(4);
+/// Most that a source is leased at once, in pieces: nobody waits long for the last one, two hide the request's silence.
+pub(super) const SOURCE_LEASE: u64 = 4;
+/// The same where several members want the same pieces: what is smaller is passed on sooner.
+pub(super) const CONTESTED_LEASE: u64 = 1;
+/// Where there are so many sources, each gets one lease at a time: together they keep the pipe full.
+pub(super) const CROWD: usize = 3;
+/// A source is leased no more at once than it brings in so many seconds, but for one piece.
+pub(super) const SOURCE_LEASE_SECONDS: f64 = 0.5;
+/// Near the end a source's lease is at most this part of what each source slot has left to bring.
+pub(super) const SOURCE_TAIL_PARTS: u64 = 2;
+/// Uplinks may take what sources hold where these are slower than this part of the uplinks' sum ...
+pub(super) const SLOW_SOURCES: f64 = 0.5;
+/// ... until they are faster than this part of it.
+pub(super) const QUICK_SOURCES: f64 = 0.7;
+/// A wait of a source that is over so soon hands nothing over to uplinks.
+pub(super) const SHORT_WAIT: Duration = Duration::from_millis(500);
+/// An uplink's lease goes on into what a source holds as far as it comes in this many seconds: it would be there anyway.
+pub(super) const REACHED_SOON: f64 = 0.25;
+/// What a source could be through with this many times sooner than another is taken over ...
+pub(super) const TAKE_OVER_GAIN: f64 = 3.0;
+/// ... where that saves at least so many seconds.
+pub(super) const TAKE_OVER_SAVES: f64 = 0.5;
+/// Where others of the household fetch too, each brings about this part of what is free.
+pub(super) const OWN_SHARE: f64 = 0.5;
 /// How often decisions are looked at again while nothing is free.
 pub(super) const TAIL_TICK: Duration = Duration::from_millis(50);
 

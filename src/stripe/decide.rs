@@ -28,11 +28,14 @@ impl Scheduler {
         if self.settle(now) {
             return;
         }
+        self.share(now);
         for _ in 0..self.round_limit() {
-            let plan = Plan::new(self.lanes.iter(), &self.ledger, now);
-            let acted = self.steal(&plan, now)
-                || if self.ledger.free.is_empty() {
-                    self.race(&plan, now)
+            let uplinks = self.lanes.iter().filter(|(_, l)| !l.source);
+            let plan = Plan::new(uplinks, &self.ledger, self.load(), now);
+            let acted = self.check(&plan, now)
+                || self.steal(&plan, now)
+                || if plan.load.free == 0 {
+                    self.race(&plan, now) || self.relieve_sources(&plan, now)
                 } else {
                     self.assign(&plan, now)
                 };
@@ -60,7 +63,7 @@ impl Scheduler {
 
     /// One lease out of what is free, to the lane that would be through with a small one first.
     fn assign(&mut self, plan: &Plan, now: Instant) -> bool {
-        let piece = (self.config.min_lease as f64).min(self.ledger.free.len() as f64);
+        let piece = (self.config.min_lease as f64).min(plan.load.free as f64);
         let mut order: Vec<&View> = plan.lanes.iter().filter(|v| v.idle > 0 || v.ending).collect();
         order.sort_by(|a, b| a.finish(piece).total_cmp(&b.finish(piece)));
         let Some((lane, size)) = order.iter().find_map(|v| Some((*v, self.size(plan, v, piece)?))) else {
@@ -89,7 +92,7 @@ impl Scheduler {
             // The first is small: it measures. The second is long, so that the lane is not silent, or in slow start,
             // while the first one's successor is asked for.
             let slots = plan.lanes.iter().map(|v| v.slots as f64).sum::<f64>();
-            let fair = self.ledger.missing() as f64 / (FIRST_PARTS * slots);
+            let fair = plan.load.missing as f64 / (FIRST_PARTS * slots);
             fair.clamp(FIRST_LEAST, self.config.first_lease as f64)
                 * if lane.leases > 0 { SECOND_LEASE } else { 1.0 }
         };
@@ -112,7 +115,7 @@ impl Scheduler {
     }
 
     /// Whether no lane, busy or idle, would be through with the piece sooner.
-    fn is_best(&self, plan: &Plan, lane: &View, piece: f64) -> bool {
+    pub(super) fn is_best(&self, plan: &Plan, lane: &View, piece: f64) -> bool {
         let own = lane.finish(piece);
         plan.lanes.iter().all(|v| own <= v.finish(piece) * 1.02)
     }
@@ -132,7 +135,7 @@ impl Scheduler {
     fn steal(&mut self, plan: &Plan, now: Instant) -> bool {
         let (after, share) = (self.config.steal_after.as_secs_f64(), self.config.steal_share);
         let mut thieves: Vec<&View> = Vec::new();
-        if self.ledger.free.is_empty() {
+        if plan.load.free == 0 {
             thieves.extend(plan.lanes.iter().filter(|v| v.idle > 0));
         }
         let slack = if thieves.is_empty() {
@@ -214,7 +217,7 @@ impl Scheduler {
         let open = self
             .ledger
             .of_lane(lane)
-            .filter(|(_, l)| l.rival.is_none() && l.started < now);
+            .filter(|(_, l)| l.rival.is_none() && l.started < now && !self.is_barred(l.left));
         open.max_by_key(|(_, l)| l.left.len())
             .map(|(id, l)| (id, l.left, l.first_byte.is_some()))
     }
@@ -250,6 +253,10 @@ impl Scheduler {
 
     /// A lease of `size` from the first free range that has at least `least`.
     fn start(&mut self, id: LaneId, size: u64, least: u64, now: Instant) -> bool {
+        if let Some(open) = self.open() {
+            let picked = self.pick(&open, size, least);
+            return picked.is_some_and(|range| self.start_at(id, range, now));
+        }
         let Some(lane) = self.lanes.get_mut(&id) else {
             return false;
         };
@@ -257,6 +264,26 @@ impl Scheduler {
             return false;
         };
         lane.lease_started();
+        self.actions.push_back(Action::Start {
+            lease,
+            lane: id,
+            range,
+        });
+        true
+    }
+
+    /// A lease of exactly this range.
+    pub(super) fn start_at(&mut self, id: LaneId, range: ByteRange, now: Instant) -> bool {
+        let Some(lane) = self.lanes.get_mut(&id) else {
+            return false;
+        };
+        let lease = self
+            .ledger
+            .take_exactly(id, range, lane.source, lane.warm > 0, now);
+        lane.lease_started();
+        if lane.source {
+            lane.flow_began(now);
+        }
         self.actions.push_back(Action::Start {
             lease,
             lane: id,

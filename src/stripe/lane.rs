@@ -11,6 +11,7 @@ use super::Config;
 use super::LaneSpec;
 use super::Pause;
 use super::config::*;
+use crate::types::PIECE;
 
 /// A lane idle or silent for longer than this many windows gets one estimate for all of them.
 const MAX_WINDOWS_AT_ONCE: u32 = 40;
@@ -27,6 +28,9 @@ pub(super) enum Standing {
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) spec: LaneSpec,
+    /// It brings what a holder has, in whole pieces: its time counts from the request on, and its rate is looked at only
+    /// when a piece comes.
+    pub(super) source: bool,
     pub(super) slots: usize,
     refused: Option<Instant>,
     /// Whether one lease more than slots may begin while another ends; no longer once the origin refused that.
@@ -44,6 +48,8 @@ pub(super) struct Lane {
     failures: u32,
 
     rate: Option<f64>,
+    /// A source's time with leases since its last sample.
+    busy: Duration,
     windows: u32,
     /// In TCP's slow start: each window brought far more than the one before.
     ramping: bool,
@@ -67,6 +73,7 @@ impl Lane {
         let slots = spec.slots.clamp(1, MAX_LANE_SLOTS);
         let latency = (!spec.latency.is_zero()).then_some(spec.latency.as_secs_f64());
         Self {
+            source: false,
             slots,
             refused: None,
             overlaps: true,
@@ -79,6 +86,7 @@ impl Lane {
             probation: false,
             failures: 0,
             rate: None,
+            busy: Duration::ZERO,
             windows: 0,
             ramping: true,
             window_start: now,
@@ -91,6 +99,14 @@ impl Lane {
             setup: None,
             bytes: 0,
             spec,
+        }
+    }
+
+    /// A lane that brings what a holder has.
+    pub(super) fn source(spec: LaneSpec, now: Instant) -> Self {
+        Self {
+            source: true,
+            ..Self::new(spec, now)
         }
     }
 
@@ -119,6 +135,11 @@ impl Lane {
     /// Whether its own bytes have been measured for at least one window.
     pub(super) fn is_measured(&self) -> bool {
         self.rate.is_some()
+    }
+
+    /// The rate of a source, once it has flowed for long enough to be believed.
+    pub(super) fn settled_rate(&self) -> Option<f64> {
+        self.rate.filter(|_| self.windows >= SOURCE_WINDOWS)
     }
 
     /// Seconds from a request on an open connection to its first byte.
@@ -165,7 +186,9 @@ impl Lane {
     pub(super) fn first_byte(&mut self, after: Duration, warm: bool, now: Instant) {
         let known = if warm { &mut self.latency } else { &mut self.setup };
         learn(known, after.as_secs_f64());
-        self.flow_began(now);
+        if !self.source {
+            self.flow_began(now);
+        }
     }
 
     /// An upload's part has begun to leave `after` it was given: over a new connection that is its set-up.
@@ -221,11 +244,13 @@ impl Lane {
         share * (self.latency() + REPORT_EVERY)
     }
 
-    fn flow_began(&mut self, now: Instant) {
+    pub(super) fn flow_began(&mut self, now: Instant) {
         self.roll(now);
         if self.flowing == 0 {
             self.window_start = now;
-            self.window_bytes = 0;
+            if !self.source {
+                self.window_bytes = 0;
+            }
         }
         self.flowing += 1;
     }
@@ -235,13 +260,16 @@ impl Lane {
         self.window_bytes += n;
         self.bytes += new;
         self.last_byte = Some(now);
+        if self.source && self.busy >= SOURCE_WINDOW {
+            self.sample_source();
+        }
     }
 
     /// A lease is over: whether it had brought bytes, reached its end, and left a connection that can be used again.
     pub(super) fn lease_ended(&mut self, flowed: bool, finished: bool, reusable: bool, now: Instant) {
         self.roll(now);
         self.leases = self.leases.saturating_sub(1);
-        self.flowing = self.flowing.saturating_sub(usize::from(flowed));
+        self.flowing = self.flowing.saturating_sub(usize::from(flowed || self.source));
         if self.flowing == 0 {
             self.close_window(now);
         }
@@ -261,6 +289,11 @@ impl Lane {
     /// Closes the windows that are over.
     pub(super) fn roll(&mut self, now: Instant) {
         if self.flowing == 0 {
+            return;
+        }
+        if self.source {
+            self.busy += now.saturating_duration_since(self.window_start);
+            self.window_start = now;
             return;
         }
         let mut closed = 0;
@@ -287,6 +320,9 @@ impl Lane {
 
     /// The last flowing lease ended inside a window: what there is of it counts for its length.
     fn close_window(&mut self, now: Instant) {
+        if self.source {
+            return;
+        }
         let part = now.saturating_duration_since(self.window_start).as_secs_f64() / WINDOW.as_secs_f64();
         if part > 0.1 {
             self.sample(
@@ -296,6 +332,16 @@ impl Lane {
         }
         self.window_bytes = 0;
         self.window_start = now;
+    }
+
+    /// All that a source brought since its last sample, by the time it took: it counts for as many windows as that is.
+    fn sample_source(&mut self) {
+        let windows = self.busy.as_secs_f64() / SOURCE_WINDOW.as_secs_f64();
+        let rate = self.window_bytes as f64 / self.busy.as_secs_f64();
+        self.sample(rate, windows.min(1.0 / RATE_ALPHA));
+        self.windows = self.windows.saturating_add((windows as u32).saturating_sub(1));
+        self.window_bytes = 0;
+        self.busy = Duration::ZERO;
     }
 
     fn sample(&mut self, sample: f64, weight: f64) {
@@ -313,7 +359,7 @@ impl Lane {
     /// best that is known about the rate.
     pub(super) fn moved_at_least(&mut self, bytes: u64, time: Duration) {
         let rate = bytes as f64 / time.as_secs_f64().max(LEAST_ROUND_TRIPS * self.latency());
-        if self.windows <= RAMP_WINDOWS && self.rate.is_none_or(|known| known < rate) {
+        if !self.source && self.windows <= RAMP_WINDOWS && self.rate.is_none_or(|known| known < rate) {
             self.rate = Some(rate);
         }
     }
@@ -335,6 +381,9 @@ impl Lane {
 
     /// How long it may be silent.
     pub(super) fn patience(&self, config: &Config) -> Duration {
+        if self.source {
+            return self.piece_patience().unwrap_or(config.first_byte);
+        }
         let chunk = STALL_CHUNK / self.rate().unwrap_or(DEFAULT_RATE);
         if self.flowing > 0 {
             config
@@ -346,6 +395,13 @@ impl Lane {
                 .max(secs(8.0 * self.latency()))
                 .max(secs(2.0 * self.setup()))
         }
+    }
+
+    /// How long a source may be silent, by what it brought so far: its bytes come as whole pieces.
+    pub(super) fn piece_patience(&self) -> Option<Duration> {
+        let rate = self.rate?;
+        let due = self.leases as f64 * PIECE as f64 / rate.max(RATE_FLOOR);
+        Some(secs((PIECES_LATE * due).min(SOURCE_SILENCE_MOST.as_secs_f64())).max(SOURCE_SILENCE))
     }
 
     /// A connection broke: a strike, and a park on the third. `jitter` 0..1 spreads lanes that fail together.

@@ -26,7 +26,7 @@ pub(super) struct Lease {
     /// What is still to come: from the byte reached to the end.
     pub(super) left: ByteRange,
     /// Where it began.
-    from: u64,
+    pub(super) from: u64,
     pub(super) started: Instant,
     /// Whether it was given to a connection that is open already.
     pub(super) warm: bool,
@@ -38,6 +38,8 @@ pub(super) struct Lease {
     pub(super) chases: bool,
     /// Was cut short: its connection does not outlive it.
     pub(super) cut: bool,
+    /// Is a source's: it may run over bytes that are done, for what it brings are whole pieces.
+    pub(super) whole: bool,
     /// Has raced, so part of what is left may have been brought by the other one.
     pub(super) raced: bool,
     /// All but what a round trip brings is there: its successor may be asked for.
@@ -52,6 +54,8 @@ pub(super) struct Advance {
     pub(super) new: u64,
     /// All bytes that belong to the lease, new or not.
     pub(super) taken: u64,
+    /// Those that a race brought twice.
+    pub(super) twice: u64,
     pub(super) finished: bool,
     /// Everything it has brought, and when the first of it was reported.
     pub(super) brought: u64,
@@ -143,6 +147,22 @@ impl Ledger {
         Some((id, range))
     }
 
+    /// Leases exactly this range: free bytes, and for a source done ones between them.
+    pub(super) fn take_exactly(
+        &mut self,
+        lane: LaneId,
+        range: ByteRange,
+        whole: bool,
+        warm: bool,
+        now: Instant,
+    ) -> LeaseId {
+        let id = self.lease(lane, range, warm, now);
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.whole = whole;
+        }
+        id
+    }
+
     /// A second lease on what the first has left; `None` where that one races already or is gone.
     pub(super) fn race(
         &mut self,
@@ -171,10 +191,11 @@ impl Ledger {
         let since = *lease.first_byte.get_or_insert(now);
         let brought = came.end - lease.from;
         lease.last_byte = Some(now);
-        let (lease_left, raced, cut) = (lease.left, lease.raced, lease.cut);
+        let (lease_left, raced, cut, whole) = (lease.left, lease.raced, lease.cut, lease.whole);
         let (lane, finished, rival, chases) = (lease.lane, lease.left.is_empty(), lease.rival, lease.chases);
         let new = self.done.insert(came);
-        self.duplicated += came.len() - new;
+        let twice = if whole { 0 } else { came.len() - new };
+        self.duplicated += twice;
         let pointless = !finished && raced && self.done.contains(lease_left);
         let beaten = rival.filter(|r| {
             self.leases
@@ -188,6 +209,7 @@ impl Ledger {
             lane,
             new,
             taken: came.len(),
+            twice,
             finished,
             brought,
             since,
@@ -262,6 +284,7 @@ impl Ledger {
             last_byte: None,
             rival: None,
             chases: false,
+            whole: false,
             raced: false,
             cut: false,
             ending: false,
@@ -304,7 +327,7 @@ impl Ledger {
             if self.free.overlap(lease.left) > 0 {
                 return Err(format!("{id:?} {} is partly free", lease.left));
             }
-            if !lease.raced && self.done.overlap(lease.left) > 0 {
+            if !lease.raced && !lease.whole && self.done.overlap(lease.left) > 0 {
                 return Err(format!("{id:?} {} is partly done", lease.left));
             }
             if all.overlap(lease.left) > rival.map_or(0, |r| r.left.intersect(lease.left).len()) {

@@ -25,6 +25,7 @@
 //!   included: that one will be idle soon.
 //! - *Tail race.* When a lane could finish another's rest at least twice as soon, it takes it over from the byte
 //!   reached; the loser is cancelled (Dean and Barroso, The Tail at Scale). Never onto a metered lane.
+//! - *Sources.* Lanes that bring only what a holder of the household has: see `sources`.
 //! - *Stalls.* A silent lane loses its leases and is parked, unless no other lane could do better.
 
 mod config;
@@ -34,6 +35,7 @@ mod ledger;
 mod parts;
 mod plan;
 mod snapshot;
+mod sources;
 mod stall;
 
 #[cfg(test)]
@@ -64,6 +66,7 @@ use crate::types::Rate;
 use lane::Lane;
 use lane::Standing;
 use ledger::Ledger;
+use sources::Household;
 
 /// A lease: unique in one [`Scheduler`], never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -132,6 +135,7 @@ pub struct Scheduler {
     config: Config,
     ledger: Ledger,
     lanes: BTreeMap<LaneId, Lane>,
+    household: Household,
     actions: VecDeque<Action>,
     said_done: bool,
     /// State of a small random generator (SplitMix64): only spreads parking times.
@@ -151,6 +155,7 @@ impl Scheduler {
             config,
             ledger,
             lanes: BTreeMap::new(),
+            household: Household::default(),
             actions: VecDeque::new(),
             said_done: false,
             seed,
@@ -180,6 +185,7 @@ impl Scheduler {
             self.ledger.release(id);
         }
         self.lanes.remove(&lane);
+        self.household.forget(lane);
         self.dirty = true;
     }
 
@@ -188,8 +194,12 @@ impl Scheduler {
     /// the lane is unknown or has no slot left; so call it right after `lane_up`, before the actions are drained.
     pub fn adopt(&mut self, lane: LaneId, range: ByteRange, now: Instant) -> Option<LeaseId> {
         self.now = now;
-        let up = self.lanes.get_mut(&lane).filter(|l| l.idle_slots() > 0)?;
-        let (id, got) = self.ledger.take_at(lane, range, now)?;
+        let may = self.adoptable(range, now)?;
+        let up = self
+            .lanes
+            .get_mut(&lane)
+            .filter(|l| l.idle_slots() > 0 && !l.source)?;
+        let (id, got) = self.ledger.take_at(lane, may, now)?;
         up.adopted(now);
         if got.end < range.end {
             self.actions.push_back(Action::Shrink {
@@ -209,7 +219,7 @@ impl Scheduler {
             .ledger
             .leases
             .get(&lease)
-            .map(|l| (l.first_byte.is_none(), l.warm, l.started))
+            .map(|l| (l.first_byte.is_none(), l.warm, l.started, l.left.start))
         else {
             return 0;
         };
@@ -217,7 +227,7 @@ impl Scheduler {
             return 0;
         };
         if let Some(lane) = self.lanes.get_mut(&came.lane) {
-            if let (true, warm, started) = waiting {
+            if let (true, warm, started, _) = waiting {
                 lane.first_byte(now.saturating_duration_since(started), warm, now);
             }
             lane.add_bytes(came.taken, came.new, now);
@@ -226,7 +236,10 @@ impl Scheduler {
                 lane.moved_at_least(came.brought, now.saturating_duration_since(came.since));
             }
         }
-        let ahead = self.lanes.get(&came.lane).map_or(0.0, Lane::round_trips_worth);
+        self.household
+            .came(ByteRange::new(waiting.3, waiting.3 + came.taken));
+        let uplink = self.lanes.get(&came.lane).filter(|l| !l.source);
+        let ahead = uplink.map_or(0.0, Lane::round_trips_worth);
         if !came.finished && self.ledger.ends_soon(lease, ahead) {
             self.dirty = true;
         }
@@ -234,7 +247,7 @@ impl Scheduler {
             self.cancel(loser, now);
         }
         let limit = config::RACE_LIMIT * self.ledger.total as f64;
-        let ends = came.pointless || (came.new < came.taken && self.ledger.duplicated as f64 > limit);
+        let ends = came.pointless || (came.twice > 0 && self.ledger.duplicated as f64 > limit);
         if ends && !came.finished {
             self.cancel(lease, now);
         }
@@ -270,6 +283,7 @@ impl Scheduler {
     pub fn lost(&mut self, range: ByteRange, now: Instant) {
         self.now = now;
         self.ledger.lost(range);
+        self.checks_changed(now);
         self.said_done &= self.ledger.is_complete();
         self.dirty = true;
     }
@@ -297,7 +311,14 @@ impl Scheduler {
 
     /// Where the transfer stands.
     pub fn snapshot(&self, now: Instant) -> Snapshot {
-        snapshot::take(&self.ledger, &self.lanes, |id| self.is_overdue(id, now), now)
+        let nothing_free = self.load().free == 0;
+        snapshot::take(
+            &self.ledger,
+            &self.lanes,
+            nothing_free,
+            |id| self.is_overdue(id, now),
+            now,
+        )
     }
 
     /// What is wrong with the books, if anything: see the module's invariants. Walks over everything; for tests.
@@ -325,6 +346,7 @@ impl Scheduler {
                 return Err(format!("{id} has {leases} leases in {most} slots"));
             }
         }
+        self.check_household()?;
         match self
             .ledger
             .leases

@@ -61,12 +61,23 @@ pub(super) struct Plan {
     pub(super) finish: f64,
     /// The same for what is free, if every lane keeps what it has.
     pub(super) free_finish: f64,
+    pub(super) load: Load,
+}
+
+/// What there is to do for the lanes of a plan, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// All that they will have to bring.
+    pub(super) missing: u64,
+    /// The part of it that none of them is leased.
+    pub(super) free: u64,
 }
 
 impl Plan {
     pub(super) fn new<'a>(
         lanes: impl Iterator<Item = (&'a LaneId, &'a Lane)> + Clone,
         ledger: &Ledger,
+        load: Load,
         now: Instant,
     ) -> Self {
         let overlap = lanes.clone().map(|(_, l)| l.slots + 1).sum::<usize>() <= MAX_OVERLAPPING;
@@ -116,15 +127,13 @@ impl Plan {
             }
         }
         fill_unknown(&mut views);
-        let finish = common_finish(views.iter().map(|v| (v.start, v.rate)), ledger.missing() as f64);
-        let free_finish = common_finish(
-            views.iter().map(|v| (v.finish(0.0), v.rate)),
-            ledger.free.len() as f64,
-        );
+        let finish = common_finish(views.iter().map(|v| (v.start, v.rate)), load.missing as f64);
+        let free_finish = common_finish(views.iter().map(|v| (v.finish(0.0), v.rate)), load.free as f64);
         Self {
             lanes: views,
             finish,
             free_finish,
+            load,
         }
     }
 }

@@ -83,6 +83,7 @@ pub enum Why {
 pub(super) fn take(
     ledger: &Ledger,
     lanes_now: &BTreeMap<LaneId, Lane>,
+    nothing_free: bool,
     is_overdue: impl Fn(LaneId) -> bool,
     now: Instant,
 ) -> Snapshot {
@@ -90,7 +91,7 @@ pub(super) fn take(
         total: ledger.total,
         done: ledger.done.len(),
         duplicated: ledger.duplicated,
-        lanes: lanes(lanes_now, ledger.free.is_empty(), is_overdue, now),
+        lanes: lanes(lanes_now, nothing_free, is_overdue, now),
     }
 }
 
@@ -108,7 +109,7 @@ pub(super) fn lanes(
             until,
             why: lane.pause,
         },
-        _ if nothing_free => LaneState::Idle(Why::NothingLeft),
+        _ if nothing_free || lane.source => LaneState::Idle(Why::NothingLeft),
         _ => LaneState::Idle(Why::TooSlow),
     };
     let one = |(&id, lane): (&LaneId, &Lane)| LaneSnapshot {

@@ -24,7 +24,7 @@ impl Scheduler {
             .filter(|&id| self.is_overdue(id, now))
             .collect();
         for id in silent {
-            if self.someone_else_is_alive(id, now) {
+            if self.lanes.get(&id).is_some_and(|l| l.source) || self.someone_else_is_alive(id, now) {
                 self.cancel_lane(id, now);
                 let jitter = super::random(&mut self.seed);
                 if let Some(lane) = self.lanes.get_mut(&id) {
@@ -74,7 +74,7 @@ impl Scheduler {
     }
 
     /// Since when nothing has come from a lane that has leases.
-    fn silent_since(&self, id: LaneId) -> Option<Instant> {
+    pub(super) fn silent_since(&self, id: LaneId) -> Option<Instant> {
         let oldest = self.ledger.of_lane(id).map(|(_, l)| l.started).min()?;
         Some(self.lanes.get(&id)?.silent_since(oldest))
     }
@@ -93,7 +93,7 @@ impl Scheduler {
         let recent = self.config.stall / 2;
         self.lanes
             .iter()
-            .filter(|(other, l)| **other != id && l.is_usable())
+            .filter(|(other, l)| **other != id && l.is_usable() && !l.source)
             .any(|(other, lane)| {
                 let brings = lane
                     .last_byte
@@ -109,6 +109,9 @@ impl Scheduler {
 
     /// How long one lease may be silent before it is restarted.
     fn lease_patience(&self, id: LaneId, now: Instant) -> Duration {
+        if let Some(source) = self.lanes.get(&id).filter(|l| l.source) {
+            return source.patience(&self.config).max(SOURCE_LEASE_STALL);
+        }
         let lane_lives = self
             .silent_since(id)
             .is_some_and(|t| now.saturating_duration_since(t) < self.config.stall);

@@ -112,7 +112,7 @@ fn preference(info: &LaneInfo, record: Record) -> impl Ord + use<> {
         UplinkKind::Wired => 0,
         UplinkKind::Wireless => 1,
         UplinkKind::Cellular => 2,
-        UplinkKind::Virtual => 3,
+        UplinkKind::Virtual | UplinkKind::Household => 3,
     };
     let (failing, resting) = (record == Record::Failing, record != Record::Serving);
     let lent = info.peer.is_some();

@@ -40,6 +40,8 @@ pub enum Right {
     CarryPlain,
     /// Hear who else is vouched for or put out, and say so.
     Statements,
+    /// Ask for what the household has, hear of it and serve it: anybody else learns nothing of it.
+    Share,
     /// Have a place among this device's links and in its memory, however many there are who joined by themselves.
     Place,
 }
@@ -55,6 +57,7 @@ pub const RIGHTS: &[(Right, Tier)] = &[
     (Right::BorrowMembersShare, Tier::Member),
     (Right::CarryPlain, Tier::Member),
     (Right::Statements, Tier::Member),
+    (Right::Share, Tier::Member),
     (Right::Place, Tier::Member),
 ];
 

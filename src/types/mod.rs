@@ -81,6 +81,9 @@ pub enum UplinkKind {
     Cellular,
     /// A virtual interface: a tunnel, a container's.
     Virtual,
+    /// No uplink at all but a member's disk, over the link to it. No peer can offer it: it is never on the wire.
+    #[serde(skip)]
+    Household,
 }
 
 /// A SHA-256 from its 64 hexadecimal digits; `None` where it is anything else.

@@ -9,11 +9,15 @@
 
 #[path = "../evil_origin/mod.rs"]
 mod evil_origin;
+#[path = "../share/house.rs"]
+#[allow(dead_code, unreachable_pub, reason = "a part of it is used here")]
+mod house;
 
 mod faults;
 mod generations;
 mod happy;
 mod lanes;
+mod poison;
 mod ranges;
 mod speed;
 

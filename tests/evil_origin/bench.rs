@@ -179,6 +179,8 @@ pub(crate) struct Bench {
     pub(crate) stop: CancellationToken,
     pub(crate) progress: watch::Sender<Progress>,
     pub(crate) job: Job,
+    /// Whom it is shared with.
+    pub(crate) household: Option<tributary::share::Household>,
 }
 
 impl Bench {
@@ -202,12 +204,14 @@ impl Bench {
                 headers: Vec::new(),
                 sha256: None,
                 pool: true,
+                shared: None,
             },
             origin,
             lanes: watch::channel(Arc::new(set)).0,
             directory: TempDir::new().unwrap(),
             stop: CancellationToken::new(),
             progress: watch::channel(Progress::default()).0,
+            household: None,
         }
     }
 
@@ -227,6 +231,7 @@ impl Bench {
         let context = Context {
             lanes: self.lanes.subscribe(),
             tls: Arc::new(config_with(self.origin.roots.clone()).unwrap()),
+            household: self.household.clone(),
             tasks: tasks.clone(),
         };
         let to = Destination::Directory(self.directory.path().to_owned());

@@ -50,6 +50,22 @@ impl Lab {
         }
     }
 
+    /// Lets each peer's LAN port pass so many Mbit/s each way. False: this kernel cannot.
+    #[track_caller]
+    pub fn limit_lan_ports(&self, mbit: u32) -> bool {
+        let limit = |device: &str, mut command: std::process::Command| {
+            let rate = format!("{mbit}mbit");
+            let words = ["qdisc", "replace", "dev", device, "root", "tbf", "rate", &rate];
+            command.args(words).args(["burst", "64kb", "latency", "50ms"]);
+            command.status().is_ok_and(|status| status.success())
+        };
+        self.peers.iter().all(|peer| {
+            let mut there = std::process::Command::new("tc");
+            self.switch.prepare(&mut there).unwrap();
+            limit("lan0", peer.command("tc")) && limit(&peer.port, there)
+        })
+    }
+
     /// Begins to count what peers send on the LAN.
     #[track_caller]
     pub fn listen_on_lan(&self) -> Ear {

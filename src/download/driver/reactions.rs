@@ -41,6 +41,15 @@ impl Driver {
                     member.trouble = None;
                     member.busy = false;
                 }
+                self.hash_soon();
+                Ok(None)
+            }
+            News::Right(lease, right) => {
+                self.brought(lease, right, now);
+                Ok(None)
+            }
+            News::Ended(lease, _, end) if self.is_source(lease) => {
+                self.source_ended(lease, end, now)?;
                 Ok(None)
             }
             News::Ended(lease, at, end) => {
@@ -82,6 +91,8 @@ impl Driver {
             // The scheduler knows from the bytes. A `Shrink` that came too late may have let it end early: then the
             // rest of its old range is somebody else's already.
             End::Done | End::OtherGeneration { .. } => {}
+            // These two only sources say.
+            End::Wrong(_) | End::Lied(_) => {}
             End::Store(error) => return Err(error.into()),
             End::Ineligible(why) => return self.ineligible(lane, why, lease),
             End::Fault(status) => {
@@ -159,19 +170,26 @@ impl Driver {
     /// A lane brings another version: its lease waits until the home lane has been asked.
     fn doubt(&mut self, lease: LeaseId, doubt: Doubt) {
         self.doubted.insert(lease, doubt);
-        if self.checking.is_none() {
-            let check = check(self.witness(), self.known.clone());
+        if self.checking.is_none()
+            && let Some(witness) = self.witness()
+        {
+            let check = check(witness, self.known.clone());
             let task = self.shared.tasks.spawn("version check", check);
             self.checking = Some(AbortOnDropHandle::new(task));
         }
     }
 
     /// The lane to ask which version there is: the first one, or one that has brought bytes where that is gone.
-    fn witness(&self) -> Arc<Route> {
-        let home = self.members.get(&self.home.lane.info().id);
+    fn witness(&self) -> Option<Arc<Route>> {
+        let home = self.home_lane().and_then(|id| self.members.get(&id));
         let proven = || self.members.values().find(|m| m.bytes > 0);
-        home.or_else(proven)
-            .map_or_else(|| self.home.clone(), |m| m.route.clone())
+        let member = home.or_else(proven).map(|m| m.route.clone());
+        member.or_else(|| self.home.as_ref().map(|home| home.route.clone()))
+    }
+
+    /// The lane of the first answer.
+    pub(super) fn home_lane(&self) -> Option<LaneId> {
+        self.home.as_ref().map(|home| home.route.lane.info().id)
     }
 
     pub(super) fn checked(&mut self, finding: &Finding) -> Result<Option<Ending>, DownloadError> {
@@ -212,13 +230,13 @@ impl Driver {
         doubt: Doubt,
         end: u64,
     ) -> Result<Option<Ending>, DownloadError> {
-        let is_home = self.home.lane.info().id == lane;
+        let is_home = self.home_lane() == Some(lane);
         self.forget(lease);
-        let Some(member) = self.members.get_mut(&lane) else {
+        let (Some(member), Some(home)) = (self.members.get_mut(&lane), &self.home) else {
             return Ok(None);
         };
         if !doubt.pinned {
-            member.route.pin(self.address);
+            member.route.pin(home.address);
         } else if self.shared.job.sha256.is_some() && !doubt.tolerant {
             member.any_version = true;
         } else if is_home {
@@ -258,8 +276,8 @@ impl Driver {
         let lanes = self.lanes.borrow_and_update().clone();
         self.choice = choose(&lanes, &self.shared.job, |id| self.record(id, now));
         // The lane of the first answer first: it has the first bytes under way.
-        let home = self.home.lane.info().id;
-        self.choice.used.sort_by_key(|lane| lane.info().id != home);
+        let home = self.home_lane();
+        self.choice.used.sort_by_key(|lane| Some(lane.info().id) != home);
         let gone: Vec<LaneId> = self
             .members
             .keys()
@@ -292,26 +310,23 @@ impl Driver {
             route.warm(slots);
             route
         });
-        let is_home = Arc::ptr_eq(&route, &self.home);
+        let home = self.home.as_ref().filter(|home| Arc::ptr_eq(&home.route, &route));
+        let first = home.and_then(|home| home.first.as_ref());
         let spec = LaneSpec {
             slots,
             metered: info.metered,
             hint: info.hint,
-            latency: if is_home {
-                self.latency / SET_UP
-            } else {
-                Duration::ZERO
-            },
+            latency: home.map_or(Duration::ZERO, |home| home.latency / SET_UP),
         };
+        // All that the first answer carries is its lane's work: to drop it half-way and ask again would cost a small
+        // file more than other lanes could win back.
+        let adopted = first.map(|first| ByteRange::new(first.body.start + first.skip, first.body.end));
         self.members.insert(info.id, Member::new(route));
         self.scheduler.lane_up(info.id, spec, now);
-        if is_home && let Some(first) = &self.first {
-            // All that the first answer carries is its lane's work: to drop it half-way and ask again would cost a small
-            // file more than other lanes could win back.
-            let range = ByteRange::new(first.body.start + first.skip, first.body.end);
-            if let Some(lease) = self.scheduler.adopt(info.id, range, now) {
-                self.start(lease, info.id, range);
-            }
+        if let Some(range) = adopted
+            && let Some(lease) = self.scheduler.adopt(info.id, range, now)
+        {
+            self.start(lease, info.id, range);
         }
         // Its first leases are started before the next lane comes, so that the home lane gets the first bytes.
         self.act();

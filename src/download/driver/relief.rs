@@ -15,7 +15,7 @@ impl Driver {
     pub(super) fn record(&self, id: LaneId, now: Instant) -> Record {
         if self.failing.get(&id).is_some_and(|f| f.is_on(now)) {
             Record::Failing
-        } else if self.members.contains_key(&id) || self.home.lane.info().id == id {
+        } else if self.members.contains_key(&id) || self.home_lane() == Some(id) {
             Record::Serving
         } else {
             Record::Fresh

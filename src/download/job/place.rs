@@ -59,7 +59,16 @@ impl Run {
         generation: Option<Generation>,
     ) -> Result<(Arc<Part>, u64), DownloadError> {
         let claim = Claim::new(self.shared.job.url.as_str(), generation, self.shared.job.sha256);
-        let (part, resumed) = self.open_part(self.name(Some(answer)), claim).await?;
+        self.open_claimed(self.name(Some(answer)), claim).await
+    }
+
+    /// Opens the file for what is claimed. Returns also how much of it is there.
+    pub(super) async fn open_claimed(
+        &self,
+        name: String,
+        claim: Claim,
+    ) -> Result<(Arc<Part>, u64), DownloadError> {
+        let (part, resumed) = self.open_part(name, claim).await?;
         let resumed = match resumed {
             Resumed::From { bytes, .. } => bytes,
             Resumed::Fresh(why) => {

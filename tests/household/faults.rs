@@ -1,0 +1,75 @@
+//! A holder that fails: the file is right, and what it would have brought comes from elsewhere at once.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::lab::{Lab, figure, wait_for};
+use super::*;
+
+/// What a holder's failing may cost before the lines bring the rest.
+const TAKEN_OVER: Duration = Duration::from_secs(4);
+
+/// Ann has it on her disk; bob gets it from there, over a LAN slow enough that something can happen meanwhile,
+/// and faster than the lines.
+fn reading(what: &str, happens: impl Fn(&Lab, &mut [Process])) {
+    let Some(lab) = Lab::new() else { return };
+    let lab = household(lab, &["ann", "bob"], 20.0);
+    let slow = lab.limit_lan_ports(60);
+    let origin = lab.origin("origin.lab");
+    let mut daemons = members(&lab, &["ann", "bob"]);
+    let (ann, bob) = (lab.at("ann"), lab.at("bob"));
+    right(
+        ann,
+        &origin,
+        "48MiB",
+        "file",
+        &mut get(ann, &origin, "48MiB", "file"),
+    );
+    let mut reader = get(bob, &origin, "48MiB", "file");
+    if slow {
+        wait_for("a part of it", SOON, || {
+            reader
+                .report("progress")
+                .is_some_and(|p| p["done"].as_u64() > Some(8 * MIB))
+        });
+    }
+    let before = lab.carried().down;
+    let since = Instant::now();
+    happens(&lab, &mut daemons);
+    wait_for("bytes over a line", Duration::from_secs(20), || {
+        lab.carried().down - before > MIB / 4 || !reader.running()
+    });
+    let took = since.elapsed();
+    let done = right(bob, &origin, "48MiB", "file", &mut reader);
+    figure(format_args!(
+        "household: {what}: the lines took over {:.1} s later; {:.1} of 48 MiB came from the member",
+        took.as_secs_f64(),
+        from_members(&done) as f64 / MIB as f64
+    ));
+    assert!(took <= TAKEN_OVER, "{took:?}");
+}
+
+#[test]
+fn a_holder_that_is_killed_is_replaced_by_the_lines() {
+    reading("a holder killed", |_, daemons| daemons[0].kill());
+}
+
+#[test]
+fn a_holder_that_is_stopped_is_replaced_by_the_lines() {
+    reading("a holder stopped", |_, daemons| {
+        daemons[0].signal(Signal::SIGSTOP)
+    });
+}
+
+#[test]
+fn flt_26_a_file_that_is_edited_under_its_holder_is_not_served_any_more() {
+    reading("a file edited in its holder", |lab, _| {
+        let path = lab.at("ann").directory().join("file");
+        let mut bytes = fs::read(&path).unwrap();
+        for at in (0..bytes.len()).step_by(100_000) {
+            bytes[at] ^= 1;
+        }
+        fs::write(&path, bytes).unwrap();
+    });
+}
