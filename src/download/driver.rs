@@ -490,7 +490,13 @@ impl Driver {
                 return Err(StoreError::Lost { ranges }.into());
             }
         }
-        if !self.is_proven().await? {
+        let total = self.known.generation.total;
+        let missing = self.part.written().gaps(ByteRange::new(0, total));
+        if !missing.is_empty() {
+            // Taken back before the news of it was heard.
+            return Err(StoreError::Lost { ranges: missing }.into());
+        }
+        if !self.is_settled().await? || !self.is_proven().await? {
             // Begins again with what is to be fetched anew.
             return Err(StoreError::Lost { ranges: Vec::new() }.into());
         }

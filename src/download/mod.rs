@@ -26,6 +26,7 @@ mod route;
 mod single;
 mod slices;
 mod source;
+mod words;
 mod worker;
 
 pub use error::DownloadError;

@@ -1,9 +1,9 @@
 //! One lease on a member's disk at work: gets whole pieces over the link, checks each against its leaf and against what is
 //! there of it already, and writes what the lease wants of it.
 //!
-//! Invariants: nothing of a piece is written before its hash was found to be the leaf of a witness in good standing, and
-//! before all bytes of it that came over uplinks were found to be the same (threats 1.3, INT-3); each source worker has
-//! one piece coming and at most one being checked, so memory is bounded.
+//! Invariants: nothing of a piece is written before its hash was found to be the leaf of a witness in good standing, before
+//! all bytes of it that are there were found to be the same (threats 1.3, INT-3), and before it was noted on whose word it
+//! is; each source worker has one piece coming and at most one being checked, so memory is bounded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::flow::Sink;
+use super::words::Words;
 use super::worker::{End, Fetch, News};
 use crate::share::{Attested, FetchError, Pieces, Sharing};
 use crate::store::Part;
@@ -37,6 +38,7 @@ pub(super) struct Bring {
     pub(super) total: u64,
     pub(super) holder: PeerId,
     pub(super) sharing: Sharing,
+    pub(super) words: Words,
 }
 
 /// A piece that was right.
@@ -101,11 +103,9 @@ impl Bring {
         let place = ByteRange::new(piece * PIECE, ((piece + 1) * PIECE).min(self.total));
         let end = self.end.load(Ordering::Relaxed);
         let wanted = place.intersect(ByteRange::new(self.range.start, end));
-        let Some(leaf) = self.sharing.leaf(piece) else {
-            let text = "nobody vouches for that piece any more".to_owned();
-            return Err(End::Failed(Failure::Broken, text));
-        };
-        let checked = move |part: &Part| judge(part, &bytes, (piece, place, wanted), leaf);
+        let leaf = self.sharing.leaf(piece).ok_or_else(unvouched)?;
+        let words = self.words.clone();
+        let checked = move |part: &Part| judge(part, &words, &bytes, (piece, place, wanted), leaf);
         sink.work(checked).await.ok_or_else(silent)
     }
 }
@@ -117,6 +117,7 @@ async fn next(pieces: &mut Pieces) -> Result<Vec<u8>, End> {
 
 fn judge(
     part: &Part,
+    words: &Words,
     bytes: &[u8],
     (piece, place, wanted): (u64, ByteRange, ByteRange),
     leaf: Attested,
@@ -125,18 +126,28 @@ fn judge(
     if bytes.len() as u64 != place.len() || *blake3::hash(bytes).as_bytes() != leaf.hash {
         return Err(End::Wrong(piece));
     }
-    if !part.agrees(place.start, bytes).map_err(store)? {
-        return Err(End::Lied(leaf.witness));
+    let Some(mut found) = part.agrees(place.start, bytes).map_err(store)? else {
+        words.differs(piece, leaf);
+        return Err(End::Lied);
+    };
+    if !words.take(piece, leaf) {
+        return Err(unvouched());
     }
     let from = (wanted.start - place.start) as usize;
     let some = bytes.get(from..from + wanted.len() as usize).unwrap_or_default();
     part.write_at(wanted.start, some).map_err(store)?;
+    found.insert(wanted);
     Ok(Right {
         piece,
         bytes: wanted.len(),
         leaf,
-        whole: part.is_known_to_be(piece, leaf.hash),
+        whole: part.is_known_to_be(piece, leaf.hash, &found),
     })
+}
+
+fn unvouched() -> End {
+    let text = "nobody vouches for that piece any more".to_owned();
+    End::Failed(Failure::Broken, text)
 }
 
 fn silent() -> End {

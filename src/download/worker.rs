@@ -23,7 +23,6 @@ use crate::stripe::Failure;
 use crate::stripe::LeaseId;
 use crate::transfer::{Connection, Endpoint, OpenError};
 use crate::types::ByteRange;
-use crate::types::PeerId;
 
 /// How long a lane rests that shows a page of its own instead of the content: a captive portal (HTTP-20).
 const QUARANTINE: Duration = Duration::from_secs(60);
@@ -72,8 +71,8 @@ pub(super) enum End {
     },
     /// The holder served something else than this piece.
     Wrong(u64),
-    /// This witness vouched for something else than the origin has.
-    Lied(PeerId),
+    /// What is vouched for is something else than what is there already.
+    Lied,
     /// The disk failed.
     Store(StoreError),
 }

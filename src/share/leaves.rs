@@ -171,6 +171,20 @@ impl Leaves {
         agreed.then_some(Attested { hash, witness })
     }
 
+    /// All that is said of a piece.
+    pub fn said_of(&self, piece: u64) -> Vec<Attested> {
+        let Ok(piece) = u32::try_from(piece) else {
+            return Vec::new();
+        };
+        let words = self.words.range((piece, 0)..=(piece, u16::MAX));
+        let said = words.filter_map(|(&(_, witness), word)| {
+            let witness = self.witnesses.get(usize::from(witness))?.id;
+            let hash = self.hash(word)?;
+            Some(Attested { hash, witness })
+        });
+        said.collect()
+    }
+
     /// How many pieces' leaves are kept, each witness' counted.
     pub fn len(&self) -> usize {
         self.words.len()

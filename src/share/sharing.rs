@@ -52,6 +52,12 @@ impl Sharing {
         self.handle.wanted.state().leaf(piece)
     }
 
+    /// All that anybody in good standing says of a piece.
+    pub fn said_of(&self, piece: u64) -> Vec<Attested> {
+        let state = self.handle.wanted.state();
+        state.leaves().flat_map(|leaves| leaves.said_of(piece)).collect()
+    }
+
     /// This device has the piece now, and it is right. `witness`: on whose word; `None`: it came from the origin by this
     /// device's own doing, which is then the witness.
     pub fn got(&self, piece: u64, hash: [u8; 32], witness: Option<PeerId>) {

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::download::slices::slices;
+use crate::download::words::Words;
 use crate::lane::LaneInfo;
 use crate::share::{Holder, Sharing, View};
 use crate::store::Part;
@@ -32,6 +33,7 @@ pub(super) const FIRST_SOURCE: u64 = 1 << 63;
 pub(in crate::download) struct House {
     pub(in crate::download) sharing: Sharing,
     pub(super) me: PeerId,
+    total: u64,
     pub(super) changes: watch::Receiver<u64>,
     pub(super) view: View,
     pub(super) sources: BTreeMap<LaneId, Source>,
@@ -39,13 +41,10 @@ pub(in crate::download) struct House {
     /// What is checked over uplinks. Empty where a digest decides.
     pub(super) slices: RangeSet,
     /// On whose word each piece was taken that did not come over uplinks alone.
-    pub(super) word: BTreeMap<u64, PeerId>,
+    pub(super) words: Words,
     /// Pieces that members were told of.
     pub(super) told: BTreeMap<u64, Instant>,
     pub(super) hashing: Option<JoinHandle<Result<Vec<Hashed>, StoreError>>>,
-    pub(super) liars: BTreeSet<PeerId>,
-    /// Whose pieces are to be taken back.
-    pub(super) to_settle: BTreeSet<PeerId>,
     /// Members bring nothing any more: what they brought turned out wrong, and nobody can say whose it was.
     pub(super) off: bool,
     /// When the view was last looked at.
@@ -77,6 +76,7 @@ impl House {
         Self {
             sharing,
             me,
+            total,
             changes,
             view: View::default(),
             sources: BTreeMap::new(),
@@ -87,11 +87,9 @@ impl House {
                 slices(total)
             },
             looked: None,
-            word: BTreeMap::new(),
+            words: Words::default(),
             told: BTreeMap::new(),
             hashing: None,
-            liars: BTreeSet::new(),
-            to_settle: BTreeSet::new(),
             off: false,
             root,
         }
@@ -131,6 +129,20 @@ impl House {
         })
     }
 
+    /// Pieces are complete: members are told, unless somebody's word of one turns out not to be true.
+    pub(super) fn found(&mut self, part: &Part, hashed: &[Hashed], now: Instant) {
+        for &(piece, hash) in hashed {
+            // It may have been taken back since it was hashed.
+            let Some(hash) = hash.filter(|hash| part.is_known(piece, *hash)) else {
+                continue;
+            };
+            if self.words.is(piece, hash, &self.sharing.said_of(piece)) {
+                self.told.insert(piece, now);
+                self.sharing.got(piece, hash, self.words.of(piece));
+            }
+        }
+    }
+
     /// Whether members know that they can have this piece from here: it takes a moment to sign it and to say so.
     pub(super) fn is_known(&self, piece: u64, now: Instant) -> bool {
         let told = self.told.get(&piece);
@@ -156,17 +168,20 @@ impl House {
         elsewhere
     }
 
-    /// The slices whose pieces a member could bring and that are not there yet.
+    /// What uplinks are to bring before members: the slices whose pieces a member could bring, and pieces of which members
+    /// said different things, as far as they are not there yet.
     pub(super) fn checks(&self, part: &Part) -> RangeSet {
-        if self.slices.is_empty() || self.off {
+        let disputed = self.words.disputed();
+        if self.off || (self.slices.is_empty() && disputed.is_empty()) {
             return RangeSet::new();
         }
         let written = part.written();
+        let disputed = disputed.iter().map(|piece| whole(*piece, self.total));
         let held = |slice: &ByteRange| {
             let piece = ByteRange::new(slice.start, slice.start + 1);
             self.view.holders.iter().any(|h| h.have.contains(piece))
         };
-        let slices = self.slices.iter().filter(held);
+        let slices = self.slices.iter().filter(held).chain(disputed);
         slices.flat_map(|slice| written.gaps(slice)).collect()
     }
 

@@ -18,11 +18,12 @@ use crate::download::error::DownloadError;
 use crate::download::source::{Bring, Right, bring};
 use crate::download::worker::End;
 use crate::share::Holder;
+use crate::store::Part;
 use crate::store::StoreError;
 use crate::stripe::Failure;
 use crate::stripe::LaneSpec;
 use crate::stripe::LeaseId;
-use crate::types::{ByteRange, LaneId, PIECE, PeerId, RangeSet};
+use crate::types::{ByteRange, LaneId, PIECE, RangeSet};
 
 /// Members whose disks are sources at once: each has two leases with two pieces in memory.
 const MAX_SOURCES: usize = 6;
@@ -163,10 +164,8 @@ impl Driver {
             return;
         }
         let part = self.part.clone();
-        house.hashing = Some(self.shared.tasks.blocking(move || {
-            let hash = |piece| Ok((piece, part.leaf(piece)?));
-            pieces.into_iter().map(hash).collect()
-        }));
+        let hash = move || hashes(&part, &pieces);
+        house.hashing = Some(self.shared.tasks.blocking(hash));
     }
 
     /// Takes in what happened.
@@ -188,25 +187,9 @@ impl Driver {
 
     /// Pieces are complete: members are told, and what a witness says of them is compared with what they are.
     fn heard_hashes(&mut self, hashed: Vec<Hashed>, now: Instant) {
-        let Some(house) = &mut self.house else { return };
-        let mut liars = Vec::new();
-        for (piece, hash) in hashed {
-            let Some(hash) = hash else { continue };
-            let word = house.word.get(&piece).copied();
-            match house.sharing.leaf(piece) {
-                Some(leaf) if leaf.hash != hash => {
-                    liars.push(leaf.witness);
-                    if word.is_some() {
-                        // Some of it came on that word, and is taken back.
-                        continue;
-                    }
-                }
-                _ => {}
-            }
-            house.told.insert(piece, now);
-            house.sharing.got(piece, hash, word);
+        if let Some(house) = &mut self.house {
+            house.found(&self.part, &hashed, now);
         }
-        liars.into_iter().for_each(|liar| self.lied(liar));
         self.tell_and_avoid(now);
     }
 
@@ -227,6 +210,7 @@ impl Driver {
                 total: self.known.generation.total,
                 holder: source.peer,
                 sharing: house.sharing.clone(),
+                words: house.words.clone(),
             },
             self.fetch.clone(),
         );
@@ -252,14 +236,14 @@ impl Driver {
             source.bytes += new;
             source.trouble = None;
         }
-        let witness = right.leaf.witness;
-        if right.bytes > 0 {
-            house.word.insert(right.piece, witness);
-        }
-        if house.liars.contains(&witness) {
-            house.to_settle.insert(witness);
-        } else if right.whole && house.told.insert(right.piece, now).is_none() {
-            house.sharing.got(right.piece, right.leaf.hash, Some(witness));
+        // It may have been taken back meanwhile.
+        if right.whole
+            && self.part.is_known(right.piece, right.leaf.hash)
+            && house.told.insert(right.piece, now).is_none()
+        {
+            house
+                .sharing
+                .got(right.piece, right.leaf.hash, Some(right.leaf.witness));
         }
     }
 
@@ -284,10 +268,7 @@ impl Driver {
                 }
                 "it served something else than the piece that was asked for".to_owned()
             }
-            End::Lied(witness) => {
-                self.lied(witness);
-                "the origin has something else".to_owned()
-            }
+            End::Lied => "something else is there already".to_owned(),
             End::Failed(_, text) => text,
             // The scheduler knows from the bytes; none of the others is a source's.
             _ => return Ok(()),
@@ -301,26 +282,21 @@ impl Driver {
         Ok(())
     }
 
-    /// The origin has something else than this witness vouched for.
-    fn lied(&mut self, witness: PeerId) {
-        if let Some(house) = &mut self.house {
-            house.liars.insert(witness);
-            house.to_settle.insert(witness);
-            house.sharing.lied(witness, "the origin has something else");
-        }
-    }
-
-    /// Takes back what came on the word of those who lied. Says whether there was anything.
+    /// Takes back what came on the word of those who lied.
     pub(super) async fn settle_liars(&mut self) -> Result<(), DownloadError> {
         let Some(house) = &mut self.house else {
             return Ok(());
         };
-        let liars = std::mem::take(&mut house.to_settle);
-        if liars.is_empty() {
+        let Some(liars) = house.words.found_out() else {
             return Ok(());
+        };
+        // What this device once signed and is not so any more is nobody's fault.
+        for liar in liars.into_iter().filter(|liar| *liar != house.me) {
+            house.sharing.lied(liar, "the origin has something else");
         }
-        let on_their_word = house.word.iter().filter(|(_, witness)| liars.contains(witness));
-        let pieces: Vec<u64> = on_their_word.map(|(&piece, _)| piece).collect();
+        // What began before they were found out is written by then, and noted.
+        self.fetch.sink.settle().await;
+        let pieces = house.words.to_take_back();
         self.take_back(&pieces).await?;
         self.house_changed(Instant::now());
         Ok(())
@@ -337,7 +313,9 @@ impl Driver {
             "what members brought does not have the digest that was expected: fetching it again from the origin"
         );
         house.off = true;
-        let pieces: Vec<u64> = house.word.keys().copied().collect();
+        house.words.close();
+        self.fetch.sink.settle().await;
+        let pieces = house.words.pieces();
         let lanes: Vec<LaneId> = house.sources.keys().copied().collect();
         for lane in lanes {
             self.source_gone(lane, now);
@@ -351,7 +329,6 @@ impl Driver {
         let total = self.known.generation.total;
         if let Some(house) = &mut self.house {
             for piece in pieces {
-                house.word.remove(piece);
                 house.told.remove(piece);
             }
             house.sharing.lost(pieces);
@@ -367,6 +344,9 @@ impl Driver {
         let (part, taken) = (self.part.clone(), ranges.clone());
         let done = self.shared.tasks.blocking(move || part.take_back(&taken)).await;
         done.map_err(|_panicked| DownloadError::Stopped { resumable: true })??;
+        if let Some(house) = &self.house {
+            house.words.taken_back(pieces);
+        }
         self.lost(&ranges);
         Ok(())
     }
@@ -383,9 +363,28 @@ impl Driver {
         }
     }
 
+    /// All is written: whether what members brought is what they vouched for, and nobody was found out whose pieces are
+    /// still there.
+    pub(super) async fn is_settled(&mut self) -> Result<bool, DownloadError> {
+        let Some(house) = &mut self.house else {
+            return Ok(true);
+        };
+        let untold = house.words.pieces().into_iter();
+        let untold: Vec<u64> = untold.filter(|piece| !house.told.contains_key(piece)).collect();
+        let part = self.part.clone();
+        let hash = move || hashes(&part, &untold);
+        let hashed = self.shared.tasks.blocking(hash).await;
+        let hashed = hashed.map_err(|_panicked| DownloadError::Stopped { resumable: true })??;
+        house.found(&self.part, &hashed, Instant::now());
+        Ok(house.words.is_settled())
+    }
+
     /// All is written: whether it has the digest, where members brought some of it. With a wrong one it goes on, without them.
     pub(super) async fn is_proven(&mut self) -> Result<bool, DownloadError> {
-        let helped = self.house.as_ref().filter(|h| !h.off && !h.word.is_empty());
+        let helped = self
+            .house
+            .as_ref()
+            .filter(|h| !h.off && !h.words.pieces().is_empty());
         let Some(root) = helped.and_then(|h| h.root).filter(|_| self.home.is_some()) else {
             return Ok(true);
         };
@@ -415,20 +414,18 @@ impl Driver {
             .filter(|piece| !house.told.contains_key(piece))
             .collect();
         let part = self.part.clone();
-        let hash = move || -> Result<Vec<Hashed>, StoreError> {
-            let hash = |piece| Ok((piece, part.leaf(piece)?));
-            left.into_iter().map(hash).collect()
-        };
+        let hash = move || hashes(&part, &left);
         let Ok(Ok(hashed)) = self.shared.tasks.blocking(hash).await else {
             return;
         };
-        for (piece, hash) in hashed {
-            let Some(hash) = hash else { return };
-            house.told.insert(piece, Instant::now());
-            house.sharing.got(piece, hash, house.word.get(&piece).copied());
-        }
+        house.found(&self.part, &hashed, Instant::now());
         if let Some(file) = self.part.reader() {
             house.sharing.keep(Arc::new(file), path.clone());
         }
     }
+}
+
+fn hashes(part: &Part, pieces: &[u64]) -> Result<Vec<Hashed>, StoreError> {
+    let hash = |&piece| Ok((piece, part.leaf(piece)?));
+    pieces.iter().map(hash).collect()
 }

@@ -92,7 +92,7 @@ impl Driver {
             // rest of its old range is somebody else's already.
             End::Done | End::OtherGeneration { .. } => {}
             // These two only sources say.
-            End::Wrong(_) | End::Lied(_) => {}
+            End::Wrong(_) | End::Lied => {}
             End::Store(error) => return Err(error.into()),
             End::Ineligible(why) => return self.ineligible(lane, why, lease),
             End::Fault(status) => {

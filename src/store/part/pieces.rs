@@ -9,7 +9,7 @@ use std::io;
 use super::{Part, digest, lock, piece_range};
 use crate::store::StoreError;
 use crate::store::digest::Prefix;
-use crate::types::ByteRange;
+use crate::types::{ByteRange, RangeSet};
 
 impl Part {
     /// The BLAKE3 hash of a piece; `None`: not all of it is written.
@@ -41,15 +41,24 @@ impl Part {
         Ok(Some(hash))
     }
 
-    /// Takes note that what is written of a piece was found to have this hash; says whether that is all of it.
-    pub fn is_known_to_be(&self, piece: u64, hash: [u8; 32]) -> bool {
+    /// Takes note that these bytes of a piece were found to be those of a piece that has this hash; says whether that is
+    /// all of it. What somebody else wrote meanwhile nobody has looked at.
+    pub fn is_known_to_be(&self, piece: u64, hash: [u8; 32], found: &RangeSet) -> bool {
         let range = piece_range(piece, self.total.unwrap_or(0));
         let mut state = lock(&self.state);
-        let whole = state.written.contains(range);
+        let whole = state.written.contains(range) && found.contains(range);
         if whole && !state.leaves.contains_key(&piece) {
             state.hashed.insert(piece, hash);
         }
         whole
+    }
+
+    /// Whether all of a piece is written and was found to have this hash.
+    pub fn is_known(&self, piece: u64, hash: [u8; 32]) -> bool {
+        let state = lock(&self.state);
+        let range = piece_range(piece, self.total.unwrap_or(0));
+        let known = state.leaves.get(&piece).or_else(|| state.hashed.get(&piece));
+        known == Some(&hash) && state.written.contains(range)
     }
 
     /// Fills `buffer` with what is written at `offset`.
@@ -64,25 +73,25 @@ impl Part {
         self.data.read_at(buffer, offset)
     }
 
-    /// Whether what is written of this place is the same as `bytes`.
+    /// What is written of this place, where it is the same as `bytes`. `None`: it is not.
     ///
     /// # Errors
     /// [`StoreError::Io`].
-    pub fn agrees(&self, offset: u64, bytes: &[u8]) -> Result<bool, StoreError> {
+    pub fn agrees(&self, offset: u64, bytes: &[u8]) -> Result<Option<RangeSet>, StoreError> {
         let window = ByteRange::new(offset, offset.saturating_add(bytes.len() as u64));
         let written: Vec<ByteRange> = lock(&self.state).written.within(window).collect();
         let mut there = Vec::new();
-        for range in written {
+        for range in &written {
             there.resize(range.len() as usize, 0);
             self.data
                 .read_at(&mut there, range.start)
                 .map_err(|e| self.error("reading back", e))?;
             let at = (range.start - offset) as usize;
             if bytes.get(at..at + there.len()) != Some(&there[..]) {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        Ok(true)
+        Ok(Some(written.into_iter().collect()))
     }
 
     /// Bytes that turned out to be wrong count as never written, also after a crash from now on.
@@ -155,9 +164,34 @@ mod tests {
         part.read_at(&mut there, 10).unwrap();
         assert_eq!(&there, b"abc");
         assert!(part.read_at(&mut there, 9).is_err());
-        assert!(part.agrees(8, b"..abc..").unwrap());
-        assert!(!part.agrees(8, b"..abd..").unwrap());
-        assert!(part.agrees(20, b"nothing is there").unwrap());
+        let written = part.written();
+        assert_eq!(part.agrees(8, b"..abc..").unwrap(), Some(written));
+        assert_eq!(part.agrees(8, b"..abd..").unwrap(), None);
+        assert_eq!(
+            part.agrees(20, b"nothing is there").unwrap(),
+            Some(RangeSet::new())
+        );
+    }
+
+    #[test]
+    fn a_piece_into_which_somebody_else_wrote_meanwhile_is_not_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = open(folder.path());
+        let piece = vec![7; PIECE as usize];
+        let hash = *blake3::hash(&piece).as_bytes();
+        part.write_at(0, &[7; 10]).unwrap();
+        let mut found = part.agrees(0, &piece).unwrap().unwrap();
+        part.write_at(PIECE - 10, &[8; 10]).unwrap();
+        part.write_at(0, &piece).unwrap();
+        found.insert(ByteRange::new(0, PIECE - 10));
+        assert!(!part.is_known_to_be(0, hash, &found) && !part.is_known(0, hash));
+        assert_ne!(part.leaf(0).unwrap(), Some(hash));
+        part.take_back(&[ByteRange::new(0, PIECE)]).unwrap();
+        part.write_at(0, &piece).unwrap();
+        found.insert(ByteRange::new(0, PIECE));
+        assert!(part.is_known_to_be(0, hash, &found) && part.is_known(0, hash));
+        part.take_back(&[ByteRange::new(0, PIECE)]).unwrap();
+        assert!(!part.is_known(0, hash));
     }
 
     #[test]
