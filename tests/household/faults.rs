@@ -13,8 +13,14 @@ const TAKEN_OVER: Duration = Duration::from_secs(4);
 /// Ann has it on her disk; bob gets it from there, over a LAN slow enough that something can happen meanwhile,
 /// and faster than the lines.
 fn reading(what: &str, happens: impl Fn(&Lab, &mut [Process])) {
+    reading_from(what, MEMBER, happens);
+}
+
+/// The same with a holder of that configuration.
+fn reading_from(what: &str, holder: &str, happens: impl Fn(&Lab, &mut [Process])) {
     let Some(lab) = Lab::new() else { return };
     let lab = household(lab, &["ann", "bob"], 20.0);
+    lab.at("ann").configure(holder);
     let slow = lab.limit_lan_ports(60);
     let origin = lab.origin("origin.lab");
     let mut daemons = members(&lab, &["ann", "bob"]);
@@ -71,5 +77,25 @@ fn flt_26_a_file_that_is_edited_under_its_holder_is_not_served_any_more() {
             bytes[at] ^= 1;
         }
         fs::write(&path, bytes).unwrap();
+    });
+}
+
+#[test]
+fn a_copy_that_is_evicted_while_somebody_reads_it_is_replaced_by_the_lines() {
+    let keeps_copies = format!("{MEMBER}[share]\ncache = \"1 GiB\"\n");
+    reading_from("a copy evicted under its reader", &keeps_copies, |lab, _| {
+        let ann = lab.at("ann").directory();
+        let copies = || {
+            let files = fs::read_dir(ann.join("state/cache")).into_iter().flatten();
+            let files = files.flatten().map(|entry| entry.path());
+            files
+                .filter(|path| path.extension().is_none())
+                .collect::<Vec<_>>()
+        };
+        wait_for("a copy", SOON, || !copies().is_empty());
+        fs::remove_file(ann.join("file")).unwrap();
+        for copy in copies() {
+            fs::remove_file(copy).unwrap();
+        }
     });
 }

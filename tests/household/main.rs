@@ -9,6 +9,7 @@ mod lab;
 
 mod faults;
 mod lan;
+mod secrecy;
 mod speed;
 
 use std::fs;
