@@ -30,16 +30,7 @@ pub(super) async fn run(common: &Common, config: Config, options: Get, stop: Can
         }
         Err(failed) => Err(failed),
     };
-    match result {
-        Ok(done) => {
-            show.done(&done);
-            ExitCode::SUCCESS
-        }
-        Err(failed) => {
-            show.failed(&failed);
-            ExitCode::from(failed.code)
-        }
-    }
+    show.end(&result)
 }
 
 /// A download that somebody wants.

@@ -27,16 +27,8 @@ pub(super) async fn run(common: &Common, options: args::Share, stop: Cancellatio
     }
     let mut show = Show::new(options.json, options.quiet);
     let file = options.file.unwrap_or_default();
-    match offer(common, &file, options.name, &mut show, &stop).await {
-        Ok(done) => {
-            show.done(&done);
-            ExitCode::SUCCESS
-        }
-        Err(failed) => {
-            show.failed(&failed);
-            ExitCode::from(failed.code)
-        }
-    }
+    let result = offer(common, &file, options.name, &mut show, &stop).await;
+    show.end(&result)
 }
 
 async fn offer(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -112,6 +113,20 @@ impl Show {
     pub(super) fn clear(&mut self) {
         if let Form::Bars(bars) = &mut self.form {
             bars.clear();
+        }
+    }
+
+    /// How it ended, and with which exit code this command does.
+    pub(super) fn end(&mut self, result: &Result<Done, Failed>) -> ExitCode {
+        match result {
+            Ok(done) => {
+                self.done(done);
+                ExitCode::SUCCESS
+            }
+            Err(failed) => {
+                self.failed(failed);
+                ExitCode::from(failed.code)
+            }
         }
     }
 

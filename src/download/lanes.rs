@@ -92,7 +92,6 @@ impl Member {
 #[cfg(test)]
 mod tests {
     use futures_util::future::BoxFuture;
-    use url::Url;
 
     use super::*;
     use crate::lane::DialError;
@@ -132,16 +131,6 @@ mod tests {
         Arc::new(Paper(info))
     }
 
-    fn job(url: &str) -> Job {
-        Job {
-            url: Url::parse(url).unwrap(),
-            headers: Vec::new(),
-            sha256: None,
-            pool: true,
-            shared: None,
-        }
-    }
-
     fn used(lanes: &[Arc<dyn Lane>], job: &Job) -> Vec<u64> {
         choose_fresh(lanes, job)
             .used
@@ -160,16 +149,16 @@ mod tests {
             lane(3, |l| l.hint = mbit(50)),
             lane(4, |l| l.kind = UplinkKind::Wireless),
         ];
-        assert_eq!(used(&lanes, &job("https://a.example/")), [3, 2, 4, 1, 10]);
-        assert_eq!(used(&lanes[..1], &job("https://a.example/")), [10]);
+        assert_eq!(used(&lanes, &Job::plain("https://a.example/")), [3, 2, 4, 1, 10]);
+        assert_eq!(used(&lanes[..1], &Job::plain("https://a.example/")), [10]);
     }
 
     #[test]
     fn of_the_lanes_on_one_line_the_preferred_one_is_used() {
         let same = |l: &mut LaneInfo| l.line = LineId([9; 8]);
         let lanes = [lane(10, same), lane(2, same), lane(11, |_| {})];
-        let choice = choose_fresh(&lanes, &job("https://a.example/"));
-        assert_eq!(used(&lanes, &job("https://a.example/")), [2, 11]);
+        let choice = choose_fresh(&lanes, &Job::plain("https://a.example/"));
+        assert_eq!(used(&lanes, &Job::plain("https://a.example/")), [2, 11]);
         assert_eq!(choice.unused[0].1, "shares owner-2's line");
     }
 
@@ -180,7 +169,7 @@ mod tests {
             l.hint = Some(Rate::bits(9_000_000));
         };
         let lanes = [lane(10, |l| l.line = LineId([9; 8])), lane(11, fast)];
-        let job = job("https://a.example/");
+        let job = Job::plain("https://a.example/");
         let first = |record: fn(LaneId) -> Record| choose(&lanes, &job, record).used[0].info().id.0;
         let serving = |id: LaneId| {
             if id.0 == 10 {
@@ -219,7 +208,7 @@ mod tests {
                 Record::Fresh
             }
         };
-        let choice = choose(&lanes, &job("https://a.example/"), serving);
+        let choice = choose(&lanes, &Job::plain("https://a.example/"), serving);
         assert_eq!(choice.used[0].info().id, LaneId(2));
     }
 
@@ -241,7 +230,7 @@ mod tests {
             lane(10, |_| {}),
             lane(11, |info| info.tier = Some(Tier::Member)),
         ];
-        let mut plain = job("http://a.example/");
+        let mut plain = Job::plain("http://a.example/");
         assert_eq!(used(&lanes, &plain), [1, 11]);
         plain.sha256 = Some([0; 32]);
         assert_eq!(used(&lanes, &plain), [1, 10, 11]);

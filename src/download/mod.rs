@@ -65,6 +65,20 @@ pub struct Job {
     pub shared: Option<Shared>,
 }
 
+#[cfg(test)]
+impl Job {
+    /// What is wanted by a bare `get`.
+    fn plain(url: &str) -> Self {
+        Self {
+            url: Url::parse(url).unwrap(),
+            headers: Vec::new(),
+            sha256: None,
+            pool: true,
+            shared: None,
+        }
+    }
+}
+
 /// What a member offers by hand (see [`Household::offered`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shared {

@@ -200,19 +200,8 @@ fn text(validator: &Validator) -> String {
 #[cfg(test)]
 mod tests {
     use hyper::header::{AUTHORIZATION, COOKIE, HeaderValue, USER_AGENT};
-    use url::Url;
 
     use super::*;
-
-    fn job(url: &str) -> Job {
-        Job {
-            url: Url::parse(url).unwrap(),
-            headers: Vec::new(),
-            sha256: None,
-            pool: true,
-            shared: None,
-        }
-    }
 
     fn head(name: &'static str, value: &str) -> HeaderMap {
         let mut head = HeaderMap::new();
@@ -222,26 +211,26 @@ mod tests {
 
     #[test]
     fn what_came_with_credentials_or_from_nobody_in_particular_is_not_shared() {
-        assert!(may_be_shared(&job("https://a.example/x?version=3")));
-        assert!(!may_be_shared(&job("https://me:secret@a.example/x")));
-        assert!(!may_be_shared(&job("https://me@a.example/x")));
+        assert!(may_be_shared(&Job::plain("https://a.example/x?version=3")));
+        assert!(!may_be_shared(&Job::plain("https://me:secret@a.example/x")));
+        assert!(!may_be_shared(&Job::plain("https://me@a.example/x")));
         assert!(
-            !may_be_shared(&job("http://a.example/x")),
+            !may_be_shared(&Job::plain("http://a.example/x")),
             "nobody proves who sent it"
         );
         let plain = Job {
             sha256: Some([1; 32]),
-            ..job("http://a.example/x")
+            ..Job::plain("http://a.example/x")
         };
         assert!(may_be_shared(&plain));
         for (name, shared) in [(AUTHORIZATION, false), (COOKIE, false), (USER_AGENT, true)] {
-            let mut with = job("https://a.example/x");
+            let mut with = Job::plain("https://a.example/x");
             with.headers = vec![(name, HeaderValue::from_static("x"))];
             assert_eq!(may_be_shared(&with), shared);
         }
         let alone = Job {
             pool: false,
-            ..job("https://a.example/x")
+            ..Job::plain("https://a.example/x")
         };
         assert!(!may_be_shared(&alone));
     }
