@@ -4,7 +4,8 @@
 //! and what it wrote must be known nevertheless.
 //!
 //! Invariants: a word is noted before a byte is written on it; on the word of who lied nothing is written any more, nor
-//! into a piece that is to be taken back; who lied is told by bytes of the origin, never by another member's.
+//! into a piece that is to be taken back; who lied is told by bytes of the origin that this run brought, never by another
+//! member's, nor by those of an earlier run, of which nobody knows any more on whose word they came.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,8 @@ struct State {
     taken: BTreeMap<u64, Vec<Attested>>,
     /// What was said of pieces of which not all of it can be true. Only the origin can tell which.
     disputed: BTreeMap<u64, Vec<Attested>>,
+    /// Pieces of which an earlier run left something.
+    earlier: BTreeSet<u64>,
     liars: BTreeSet<PeerId>,
     /// Who was found out and not yet dealt with.
     new_liars: Vec<PeerId>,
@@ -32,6 +35,15 @@ struct State {
 }
 
 impl Words {
+    /// None yet. `earlier`: the pieces of which an earlier run left something.
+    pub(super) fn new(earlier: impl Iterator<Item = u64>) -> Self {
+        let state = State {
+            earlier: earlier.collect(),
+            ..State::default()
+        };
+        Self(Arc::new(Mutex::new(state)))
+    }
+
     /// Whether the piece may be written on that word, which is noted then.
     pub(super) fn take(&self, piece: u64, leaf: Attested) -> bool {
         let mut state = self.state();
@@ -55,7 +67,7 @@ impl Words {
             return;
         }
         let taken = state.taken.get(&piece).map_or(&[][..], |taken| &taken[..]);
-        if taken.iter().all(|other| *other == leaf) {
+        if taken.iter().all(|other| *other == leaf) && !state.earlier.contains(&piece) {
             state.lied(leaf.witness);
         } else {
             state.dispute(piece, &[leaf]);
@@ -66,7 +78,12 @@ impl Words {
     /// it. Where nobody's is, it came from the origin, and who said something else has lied.
     pub(super) fn is(&self, piece: u64, hash: [u8; 32], said: &[Attested]) -> bool {
         let mut state = self.state();
+        let is_earlier = state.earlier.contains(&piece);
         let Some(taken) = state.taken.get(&piece) else {
+            if is_earlier && said.iter().any(|leaf| leaf.hash != hash) {
+                state.dispute(piece, said);
+                return false;
+            }
             let disputed = state.disputed.remove(&piece).unwrap_or_default();
             let liars = disputed.iter().chain(said).filter(|leaf| leaf.hash != hash);
             liars.for_each(|leaf| state.lied(leaf.witness));
@@ -76,15 +93,18 @@ impl Words {
             return true;
         }
         match taken[..] {
-            [leaf] => state.lied(leaf.witness),
+            [leaf] if !is_earlier => state.lied(leaf.witness),
             _ => state.dispute(piece, &[]),
         }
         false
     }
 
-    /// On whose word there is something of the piece.
-    pub(super) fn of(&self, piece: u64) -> Option<PeerId> {
-        Some(self.state().taken.get(&piece)?.first()?.witness)
+    /// On whose word there is something of the piece; where an earlier run left it, whoever says the same of it now.
+    pub(super) fn of(&self, piece: u64, said: &[Attested]) -> Option<PeerId> {
+        let state = self.state();
+        let taken = state.taken.get(&piece).and_then(|taken| taken.first());
+        let same = said.first().filter(|_| state.earlier.contains(&piece));
+        taken.or(same).map(|leaf| leaf.witness)
     }
 
     /// The pieces of which there is something on somebody's word.
@@ -133,6 +153,7 @@ impl Words {
         for piece in pieces {
             state.taken.remove(piece);
             state.doubtful.remove(piece);
+            state.earlier.remove(piece);
         }
     }
 
@@ -235,6 +256,23 @@ mod tests {
     fn once_closed_nothing_is_written_on_anybodys_word() {
         let words = Words::default();
         words.close();
-        assert!(!words.take(1, word(7, 1)) && words.of(1).is_none());
+        assert!(!words.take(1, word(7, 1)) && words.of(1, &[]).is_none());
+    }
+
+    #[test]
+    fn nobody_is_accused_by_what_an_earlier_run_left() {
+        let words = Words::new([1, 2, 3, 4].into_iter());
+        assert!(words.take(2, word(7, 1)));
+        words.differs(1, word(7, 1));
+        assert!(!words.is(2, [9; 32], &[]) && !words.is(3, [9; 32], &[word(8, 1)]));
+        assert_eq!(words.found_out(), Some(vec![]));
+        assert_eq!(words.to_take_back(), [1, 2, 3]);
+        words.taken_back(&[1, 2, 3]);
+        assert!(words.is(1, HASH, &[]) && words.is(3, HASH, &[]) && words.found_out().is_none());
+        assert!(words.is(2, [9; 32], &[]), "the origin brought it now");
+        assert_eq!(words.found_out(), Some(vec![liar(7)]));
+        assert!(words.is(4, HASH, &[word(8, 1)]));
+        assert_eq!(words.of(4, &[word(8, 1)]), Some(liar(8)));
+        assert_eq!((words.of(4, &[]), words.of(5, &[word(8, 1)])), (None, None));
     }
 }

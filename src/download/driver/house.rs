@@ -69,8 +69,15 @@ pub(super) struct Source {
 }
 
 impl House {
-    /// `root`: the digest that will decide in the end; where it is known, nothing is checked on the way.
-    pub(in crate::download) fn new(sharing: Sharing, me: PeerId, total: u64, root: Option<[u8; 32]>) -> Self {
+    /// `root`: the digest that will decide in the end; where it is known, nothing is checked on the way. `written`: what is
+    /// there already.
+    pub(in crate::download) fn new(
+        sharing: Sharing,
+        me: PeerId,
+        total: u64,
+        root: Option<[u8; 32]>,
+        written: &RangeSet,
+    ) -> Self {
         let mut changes = sharing.changes();
         changes.mark_changed();
         Self {
@@ -87,7 +94,7 @@ impl House {
                 slices(total)
             },
             looked: None,
-            words: Words::default(),
+            words: Words::new(pieces_of(written).filter(|_| root.is_none())),
             told: BTreeMap::new(),
             hashing: None,
             off: false,
@@ -136,9 +143,10 @@ impl House {
             let Some(hash) = hash.filter(|hash| part.is_known(piece, *hash)) else {
                 continue;
             };
-            if self.words.is(piece, hash, &self.sharing.said_of(piece)) {
+            let said = self.sharing.said_of(piece);
+            if self.words.is(piece, hash, &said) {
                 self.told.insert(piece, now);
-                self.sharing.got(piece, hash, self.words.of(piece));
+                self.sharing.got(piece, hash, self.words.of(piece, &said));
             }
         }
     }

@@ -79,7 +79,14 @@ impl Run {
         };
         let root = job.sha256.or_else(|| digest_of(head));
         let sharing = look.begin(content, part.clone());
-        Some(House::new(sharing, household.id(), generation.total, root))
+        let written = part.written();
+        Some(House::new(
+            sharing,
+            household.id(),
+            generation.total,
+            root,
+            &written,
+        ))
     }
 
     /// Who brought what, and on whose word.
@@ -151,7 +158,14 @@ fn members_alone(household: &Household, shared: &Shared, part: &Arc<Part>) -> Ho
         total: shared.total,
     };
     let sharing = household.look(topic).begin(content, part.clone());
-    House::new(sharing, household.id(), shared.total, Some(shared.sha256))
+    let written = part.written();
+    House::new(
+        sharing,
+        household.id(),
+        shared.total,
+        Some(shared.sha256),
+        &written,
+    )
 }
 
 /// Whether others may know of it, and bring it.
