@@ -141,8 +141,11 @@ impl Pacer {
         // Without figures (Linux before 4.6) there is nothing to go by, and the kernel would not pace either.
         let Ok(mut sample) = sample(socket) else { return };
         sample.min_rtt = self.limiter.round_trip_to(self.to, sample.min_rtt, now);
-        let rate = self.pace.sample(sample, now).clamp(LEAST, MOST);
         let alone = self.limiter.sends_alone(self.from, now);
+        let was_unlimited = self.rate == MOST;
+        self.pace
+            .cannot_tell(was_unlimited || self.limiter.senders_gather(now));
+        let rate = self.pace.sample(sample, now).clamp(LEAST, MOST);
         let rate = if alone && self.alone { MOST } else { rate };
         if rate != self.rate && set_rate(socket, rate).is_ok() {
             self.rate = rate;

@@ -238,6 +238,11 @@ impl Limiter {
         locked(&self.0.senders).is_alone(from, now)
     }
 
+    /// Whether one connection by this uplink has just begun to send beside others.
+    pub(super) fn senders_gather(&self, now: Instant) -> bool {
+        locked(&self.0.senders).are_gathering(now)
+    }
+
     /// The receive buffer that one more stream should ask for; `None`: leave it to the kernel.
     pub fn buffer_for_another(&self) -> Option<usize> {
         self.buffer(self.0.streams.load(Ordering::Relaxed) + 1)

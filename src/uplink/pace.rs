@@ -5,7 +5,8 @@
 //! So: while nothing waits, send a little faster each round trip (twice as fast until something has waited for the first
 //! time); while something waits, send what is carried, less by as much as makes the wait [`WAIT`] again soon. A queue that
 //! does not shrink although we send less is somebody else's: it is taken as a part of the line, or we would give way until
-//! nothing is left of us. Invariants: a rate is between [`LEAST`] and [`MOST`], and changes once a round trip at most.
+//! nothing is left of us. (Not while several of ours settle beside each other: each would take the other's for foreign, and
+//! both would keep it.) Invariants: a rate is between [`LEAST`] and [`MOST`], and changes once a round trip at most.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -87,21 +88,41 @@ const STOPPED: Duration = Duration::from_secs(1);
 /// last one: held back while it looks for the uplink's rate, BBR would take seconds to find it.
 const TOGETHER: Duration = Duration::from_millis(1_500);
 
+/// So long after one joined others, their queue does not yet follow from what each of them sends: the one that joined looks
+/// for its rate, and with BBR none was held to its own for half of that time.
+const GATHERS: Duration = Duration::from_secs(3);
+
 /// The connections that send over one uplink, by their addresses here: since when, and when last.
 #[derive(Debug, Default)]
-pub(super) struct Senders(BTreeMap<SocketAddr, (Instant, Instant)>);
+pub(super) struct Senders {
+    sending: BTreeMap<SocketAddr, (Instant, Instant)>,
+    /// When one last joined others.
+    gathered: Option<Instant>,
+}
 
 impl Senders {
     /// That one sends now; says whether no other one has sent beside it for some time.
     pub(super) fn is_alone(&mut self, sender: SocketAddr, now: Instant) -> bool {
-        self.0
+        self.sending
             .retain(|_, (_, last)| now.saturating_duration_since(*last) < STOPPED);
-        let (began, last) = self.0.entry(sender).or_insert((now, now));
+        let joins = !self.sending.is_empty() && !self.sending.contains_key(&sender);
+        // Where one joins again and again, most of the time is still left to tell whose the queue is.
+        let is_long_ago = |at: Instant| now.saturating_duration_since(at) >= FORGET;
+        if joins && self.gathered.is_none_or(is_long_ago) {
+            self.gathered = Some(now);
+        }
+        let (began, last) = self.sending.entry(sender).or_insert((now, now));
         *last = now;
         let began = *began;
         let together = |since: &Instant| now.saturating_duration_since(began.max(*since)) >= TOGETHER;
-        let mut others = self.0.iter().filter(|(other, _)| **other != sender);
+        let mut others = self.sending.iter().filter(|(other, _)| **other != sender);
         !others.any(|(_, (since, _))| together(since))
+    }
+
+    /// Whether one has just joined others.
+    pub(super) fn are_gathering(&self, now: Instant) -> bool {
+        self.gathered
+            .is_some_and(|at| now.saturating_duration_since(at) < GATHERS)
     }
 }
 
@@ -116,6 +137,8 @@ pub(super) struct Pace {
     /// The part of the wait that is not ours.
     foreign: Duration,
     giving: Option<Giving>,
+    /// See [`Pace::cannot_tell`].
+    cannot_tell: bool,
 }
 
 /// Since when less is sent than is carried.
@@ -135,6 +158,12 @@ impl Pace {
         self.seen
             .back()
             .is_none_or(|(at, sample)| now.saturating_duration_since(*at) >= every(sample))
+    }
+
+    /// Whether it cannot be told now whose the queue is, because the rates given were not kept to, by this connection or
+    /// another of ours.
+    pub(super) fn cannot_tell(&mut self, cannot: bool) {
+        self.cannot_tell = cannot;
     }
 
     /// Takes a sample; gives the rate from now on, in bytes a second.
@@ -209,6 +238,10 @@ impl Pace {
     /// gives what was carried before.
     fn giving_way(&mut self, waits: Duration, carried: f64, by: f64) -> Option<f64> {
         if by <= 0.0 || waits - self.foreign <= WAIT * 3 / 2 {
+            return None;
+        }
+        if self.cannot_tell {
+            self.giving = None;
             return None;
         }
         let new = Giving {

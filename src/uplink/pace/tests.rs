@@ -219,6 +219,27 @@ fn a_line_whose_round_trips_vary_is_used_up_too() {
 }
 
 #[test]
+fn a_queue_that_stays_while_rates_are_not_kept_to_is_nobodys_yet() {
+    let (epoch, ms) = (Instant::now(), Duration::from_millis);
+    for settles in [true, false] {
+        let mut pace = Pace::default();
+        let mut at = |n: u64| {
+            pace.cannot_tell(settles && n < 30);
+            // 10 Mbit/s are carried, and 70 ms wait whatever we do.
+            let sample = Sample {
+                acked: n * 125_000,
+                rtt: ms(100),
+                min_rtt: ms(30),
+            };
+            pace.sample(sample, epoch + ms(100 * n)) as f64 / 1_250_000.0
+        };
+        let rates: Vec<f64> = (0..31).map(&mut at).collect();
+        let gave_up = rates[5..].iter().any(|part| *part >= 1.0);
+        assert_eq!(gave_up, !settles, "{settles}: {rates:.2?}");
+    }
+}
+
+#[test]
 fn what_is_not_used_up_is_not_raised_and_a_pause_forgets_nothing() {
     let (mut line, epoch) = (Line::new(10.0, 1), Instant::now());
     line.flows[0].most = 1.0 * MBIT;
@@ -270,6 +291,25 @@ fn who_sends_alone_is_known() {
         "the first one has stopped"
     );
     assert!(senders.is_alone(first, epoch + ms(3_100)), "it begins anew");
+}
+
+#[test]
+fn who_joins_others_is_waited_for_and_not_again_at_once() {
+    let (epoch, ms) = (Instant::now(), Duration::from_millis);
+    let [first, second, third] = [1, 2, 3].map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+    let mut senders = Senders::default();
+    senders.is_alone(first, epoch);
+    assert!(!senders.are_gathering(epoch), "nobody else sends");
+    senders.is_alone(second, epoch + ms(500));
+    assert!(senders.are_gathering(epoch + ms(500)));
+    for at in (600..=11_000).step_by(100) {
+        let now = epoch + ms(at);
+        let senders_now = if at == 3_000 { third } else { first };
+        senders.is_alone(senders_now, now);
+        assert_eq!(senders.are_gathering(now), at < 3_500, "{at}");
+    }
+    senders.is_alone(second, epoch + ms(11_100));
+    assert!(senders.are_gathering(epoch + ms(11_100)));
 }
 
 #[test]
