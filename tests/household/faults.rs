@@ -1,7 +1,9 @@
 //! A holder that fails: the file is right, and what it would have brought comes from elsewhere at once.
 
+use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 
 use super::lab::{Lab, figure, wait_for};
@@ -98,4 +100,66 @@ fn a_copy_that_is_evicted_while_somebody_reads_it_is_replaced_by_the_lines() {
             fs::remove_file(copy).unwrap();
         }
     });
+}
+
+/// What `tributary get` ends with where the file cannot be written.
+const CANNOT_WRITE: i32 = 6;
+
+#[test]
+fn a_holder_whose_disk_is_full_serves_what_it_has_and_begins_nothing_that_does_not_fit() {
+    let Some(lab) = Lab::new() else { return };
+    let lab = household(lab, &["ann", "bob"], 20.0);
+    let origin = lab.origin("origin.lab");
+    let _daemons = members(&lab, &["ann", "bob"]);
+    let (ann, bob) = (lab.at("ann"), lab.at("bob"));
+    let small = ann.directory().join("small");
+    fs::create_dir(&small).unwrap();
+    // Seen by Ann's programs alone.
+    ann.inside(|| {
+        let (tmpfs, size) = (Some("tmpfs"), Some("size=40m"));
+        Ok(mount(tmpfs, &small, tmpfs, MsFlags::empty(), size)?)
+    });
+    get(ann, &origin, "32MiB", "small/file").wait(LIMIT).ok();
+    let filled = ann.inside(|| {
+        let mut filler = fs::File::create(small.join("filler"))?;
+        let mut filled = 0;
+        loop {
+            match filler.write(&[1; 4096]) {
+                Ok(n) => filled += n as u64,
+                Err(full) if full.kind() == ErrorKind::StorageFull => return Ok(filled),
+                Err(other) => return Err(other),
+            }
+        }
+    });
+    assert!(filled > 0 && filled < 9 * MIB, "{filled}");
+
+    let before = lab.carried().down;
+    let done = right(
+        bob,
+        &origin,
+        "32MiB",
+        "file",
+        &mut get(bob, &origin, "32MiB", "file"),
+    );
+    let over_lines = lab.carried().down - before;
+    assert!(from_members(&done) > 31 * MIB, "{done}");
+    assert!(over_lines < 2 * MIB, "{over_lines}");
+
+    let mut other = get(bob, &origin, "48MiB", "other");
+    let refused = get(ann, &origin, "48MiB", "small/other").wait(LIMIT);
+    assert_eq!(refused.status.code(), Some(CANNOT_WRITE), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("no space left on the disk"),
+        "{}",
+        refused.stderr
+    );
+    let took = right(bob, &origin, "48MiB", "other", &mut other)["elapsed"].as_f64();
+    figure(format_args!(
+        "household: a full disk: {:.1} of 32 MiB came from it, {:.2} MiB over the lines; 48 MiB beside who had no room took {:.1} s",
+        from_members(&done) as f64 / MIB as f64,
+        over_lines as f64 / MIB as f64,
+        took.unwrap()
+    ));
+    // Both lines carry it in 10.7 s, one in 21 s: who was refused still lends.
+    assert!(took.unwrap() < 18.0, "{took:?}");
 }
