@@ -1,6 +1,6 @@
 //! What moves over the LAN: how fast, beside what people would use instead, and what it costs the holder.
 //!
-//! Not reached yet: half of what nginx and curl move (0.24 to 0.33 of it; 1.6 s of CPU at the holder and 3.1 to 4.0 s at the
+//! Not reached yet: half of what nginx and curl move (0.24 to 0.36 of it; 1.6 to 2.4 s of CPU at the holder and 3.1 to 4.0 s at the
 //! reader for a GiB, of which the SHA-256 of what is offered by hand is some 0.7 s).
 
 use std::io::Write;
