@@ -96,7 +96,7 @@ const GATHERS: Duration = Duration::from_secs(3);
 #[derive(Debug, Default)]
 pub(super) struct Senders {
     sending: BTreeMap<SocketAddr, (Instant, Instant)>,
-    /// When one last joined others.
+    /// When one joined others; those who join within [`FORGET`] of it are not waited for.
     gathered: Option<Instant>,
 }
 
